@@ -1,0 +1,38 @@
+"""The legend of axis letters, and the names that every part shares.
+
+Axis letters, the same everywhere (shape annotations, einsums, comments):
+
+    B batch   T time, tokens   S source time   D features   N heads   H head size, height
+    W width   C channels       K classes       V vocabulary Z latent
+"""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import jax
+
+Array = jax.Array
+Key = jax.Array
+"""A typed PRNG key, as made by `jax.random.key`."""
+Batch = Mapping[str, Any]
+"""Arrays by name; the first axis of each is B."""
+Params = Any
+Collections = Mapping[str, Any]
+"""Variables that are not trained by gradients, such as `batch_stats`."""
+Scalars = Mapping[str, Array]
+
+
+class Model(Protocol):
+    """What the rest of the package asks of a network: Flax's two pure functions."""
+
+    def init(self, rngs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Make the variables: `{"params": ..., other collections}`."""
+        ...
+
+    def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
+        """Compute the outputs; with `mutable`, a pair of outputs and new collections."""
+        ...
+
+
+class UserError(ValueError):
+    """A mistake in what the user gave; `run` prints it without a traceback and exits with 2."""
