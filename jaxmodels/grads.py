@@ -1,0 +1,63 @@
+"""Functions with the interface of `jax.value_and_grad`, for `make_step(..., grad=...)`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxmodels.typing import Array, Batch, UserError
+
+Grad = Callable[..., Callable[..., tuple[Any, Any]]]
+
+
+def accumulate(n: int, grad: Grad = jax.value_and_grad) -> Grad:
+    """Gradients of a batch in `n` parts, one after the other: activations of 1/n of the memory.
+
+    Loss, gradients and scalars are the means over the parts, equal to the whole batch's where the
+    objective is a mean over examples. Two things differ: BatchNorm normalises within a part and
+    passes its statistics on, and each part draws its own randomness.
+
+    Raises:
+        UserError: `n` is not positive, or, while tracing, does not divide the batch.
+    """
+    if n < 1:
+        raise UserError(f"gradients are accumulated over at least one part, not {n}")
+
+    def transform(fn: Callable[..., Any], **kwargs: Any) -> Callable[..., tuple[Any, Any]]:
+        value_and_grad = grad(fn, **kwargs)
+
+        def accumulated(params: Any, collections: Any, batch: Batch, key: Any) -> tuple[Any, Any]:
+            def add(carry: Any, xs: tuple[Batch, Any]) -> tuple[Any, None]:
+                collections, total = carry
+                (loss, aux), gradient = value_and_grad(params, collections, *xs)
+                one = loss, aux.scalars, gradient
+                return (aux.collections, jax.tree.map(jnp.add, total, one)), None
+
+            parts = jax.tree.map(lambda x: _parts(x, n), batch), jax.random.split(key, n)
+            first = jax.tree.map(lambda x: x[0], parts)
+            (loss, aux), gradient = jax.eval_shape(value_and_grad, params, collections, *first)
+            zeros = jax.tree.map(
+                lambda x: jnp.zeros(x.shape, x.dtype), (loss, aux.scalars, gradient)
+            )
+            (collections, total), _ = jax.lax.scan(add, (collections, zeros), parts)
+            loss, scalars, gradient = jax.tree.map(lambda x: x / n, total)
+            return (loss, aux._replace(collections=collections, scalars=scalars)), gradient
+
+        return accumulated
+
+    return transform
+
+
+def _parts(x: Array, n: int) -> Array:
+    """(B, ...) -> (n, B / n, ...), part i being the rows i, i + n, ...
+
+    Neighbouring rows lie on one device, so that each device keeps its share of every part and
+    nothing is sent.
+    """
+    if x.shape[0] % n:
+        raise UserError(
+            f"a batch of {x.shape[0]} cannot be taken in {n} equal parts; "
+            f"choose a batch size that is a multiple of {n}"
+        )
+    return jnp.swapaxes(x.reshape(x.shape[0] // n, n, *x.shape[1:]), 0, 1)

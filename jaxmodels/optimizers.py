@@ -1,0 +1,70 @@
+"""Links for an optax chain: decoupled decay and an average of the params."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxmodels import tree
+from jaxmodels.typing import Params
+
+
+def weight_decay(rate: float, mask: Any = tree.weights) -> optax.GradientTransformation:
+    """Decoupled L2: adds `rate * w` to the update.
+
+    Place it after the scaling by gradient statistics and before the learning rate, as
+    `optax.adamw(lr, weight_decay=rate, mask=tree.weights)` does. `objectives.penalized` tells how
+    it differs from a penalty.
+    """
+    return optax.add_decayed_weights(rate, mask)
+
+
+def l1_decay(rate: float, mask: Any = tree.weights) -> optax.GradientTransformation:
+    """Decoupled L1: adds `rate * sign(w)` to the update; place it as `weight_decay`."""
+
+    def update(updates: Any, state: Any, params: Params | None = None) -> tuple[Any, Any]:
+        return jax.tree.map(lambda u, w: u + rate * jnp.sign(w), updates, params), state
+
+    return optax.masked(optax.GradientTransformation(optax.init_empty_state, update), mask)
+
+
+class EmaState(NamedTuple):
+    """The exponential moving average of the params."""
+
+    ema: Params
+
+
+def ema(decay: float) -> optax.GradientTransformation:
+    """Keeps `ema = decay * ema + (1 - decay) * params`, from the initial params on.
+
+    The last link of a chain, since it reads the final update: `optax.chain(optax.adam(1e-3),
+    ema(0.999))`. Updates pass through unchanged. `averaged` finds the average.
+    """
+
+    def update(updates: Any, state: EmaState, params: Params | None = None) -> tuple[Any, EmaState]:
+        new = optax.apply_updates(params, updates)
+        return updates, EmaState(optax.incremental_update(new, state.ema, 1 - decay))
+
+    def init(params: Params) -> EmaState:
+        return EmaState(jax.tree.map(jnp.copy, params))
+
+    return optax.GradientTransformation(init, update)
+
+
+def averaged(opt_state: Any) -> Params:
+    """The average that `ema` keeps in this optimizer state.
+
+    Raises:
+        ValueError: the chain holds no `ema`, or more than one.
+    """
+    found = [leaf for leaf in jax.tree.leaves(opt_state, is_leaf=_is_ema) if _is_ema(leaf)]
+    if len(found) != 1:
+        raise ValueError(
+            f"expected one optimizers.ema in the optimizer's chain, found {len(found)}"
+        )
+    return found[0].ema
+
+
+def _is_ema(node: Any) -> bool:
+    return isinstance(node, EmaState)
