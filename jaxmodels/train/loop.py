@@ -1,0 +1,112 @@
+"""The loop: steps dispatched ahead, figures fetched late, actions at their intervals."""
+
+import collections
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxmodels.sharding import stream
+from jaxmodels.sharding.feed import Readable
+from jaxmodels.train.state import State
+from jaxmodels.train.step import Update
+from jaxmodels.typing import Scalars
+
+LATE = 2
+"""Calls whose figures are not yet asked for: the host works ahead while the device computes."""
+
+OnScalars = Callable[[int, dict[str, np.ndarray]], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Action:
+    """`act(n, state)` after each step number that is a multiple of `every`, and after the last."""
+
+    every: int
+    act: Callable[[int, State], None]
+
+    def due(self, before: int, n: int, stop: int) -> bool:
+        """Whether a multiple was passed on the way from `before` to `n`."""
+        return n // self.every > before // self.every or n == stop
+
+
+class Diverged(ArithmeticError):
+    """The loss of a step is NaN or infinite."""
+
+    def __init__(self, step: int, loss: float, last: tuple[int, float] | None) -> None:
+        """`step` has the bad `loss`; `last` is the last step with a finite one, and that loss."""
+        self.step, self.loss, self.last = step, loss, last
+        good = "no step before it" if last is None else f"step {last[0]} with {last[1]:.6g}"
+        super().__init__(f"the loss of step {step} is {loss}; the last finite loss: {good}")
+
+
+def fit(
+    state: State,
+    step: Update,
+    batches: Readable,
+    mesh: Mesh,
+    stop: int,
+    per_call: int | None = None,
+    on_scalars: OnScalars = lambda n, scalars: None,
+    actions: Sequence[Action] = (),
+    stopping: Callable[[int], bool] = lambda n: False,
+) -> State:
+    """The state after `stop` steps, or at the step after which `stopping(n)` is true.
+
+    Args:
+        state: where to begin, at any step number; donated.
+        step: as made by `make_step`; of `per_call` steps if that is given.
+        batches: by step number.
+        mesh: where batches go.
+        stop: the number of steps that the state has taken at the end.
+        per_call: how many steps a call of `step` takes, for a step made by `repeat`.
+        on_scalars: called with n and arrays (steps of the call,), in order, up to `LATE` calls
+            late; before an action is due it has seen every step.
+        actions: run between steps.
+        stopping: asked after every call.
+    """
+    pending: collections.deque[tuple[int, Scalars]] = collections.deque()
+
+    def fetch(keep: int) -> None:
+        while len(pending) > keep:
+            n, scalars = pending.popleft()
+            on_scalars(n, {k: np.atleast_1d(v) for k, v in jax.device_get(scalars).items()})
+
+    for before, n, batch in _numbered(batches, mesh, int(state.step), stop, per_call):
+        state, scalars = step(state, batch)
+        pending.append((n, scalars))
+        fetch(LATE)
+        due = [action for action in actions if action.due(before, n, stop)]
+        if due:
+            fetch(0)
+        for action in due:
+            action.act(n, state)
+        if stopping(n):
+            break
+    fetch(0)
+    return state
+
+
+def check_finite() -> OnScalars:
+    """An `on_scalars` that raises `Diverged` at the first loss that is not finite."""
+    last: tuple[int, float] | None = None
+
+    def check(n: int, scalars: dict[str, np.ndarray]) -> None:
+        nonlocal last
+        first = n - len(scalars["loss"]) + 1
+        for number, loss in enumerate(scalars["loss"].tolist(), first):
+            if not np.isfinite(loss):
+                raise Diverged(number, loss, last)
+            last = number, loss
+
+    return check
+
+
+def _numbered(
+    batches: Readable, mesh: Mesh, start: int, stop: int, per_call: int | None
+) -> Iterator[tuple[int, int, object]]:
+    size = per_call or 1
+    for i, batch in enumerate(stream(batches, mesh, start, stop, per_call)):
+        yield start + i * size, start + (i + 1) * size, batch

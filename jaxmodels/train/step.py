@@ -1,0 +1,96 @@
+"""The training step and its variations, all functions of (state, batch)."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxmodels.grads import Grad
+from jaxmodels.sharding.rules import shardings
+from jaxmodels.train.state import State
+from jaxmodels.typing import Array, Batch, Scalars
+
+Update = Callable[[State, Batch], tuple[State, Scalars]]
+
+
+def update(
+    objective: Callable[..., Any],
+    optimizer: optax.GradientTransformation,
+    grad: Grad = jax.value_and_grad,
+) -> Update:
+    """The step as a plain function, to be composed and compiled.
+
+    Args:
+        objective: `(params, collections, batch, key) -> (loss, Aux)`.
+        optimizer: makes the update from the gradients.
+        grad: anything with the interface of `jax.value_and_grad`, such as `grads.accumulate(4)`.
+    """
+    value_and_grad = grad(objective, has_aux=True)
+
+    def step(state: State, batch: Batch) -> tuple[State, Scalars]:
+        key = jax.random.fold_in(state.key, state.step)
+        (loss, aux), gradient = value_and_grad(state.params, state.collections, batch, key)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        new = dataclasses.replace(
+            state,
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            collections=aux.collections,
+            opt_state=opt_state,
+        )
+        return new, {"loss": loss, **aux.scalars}
+
+    return step
+
+
+def skip_nonfinite(step: Update) -> Update:
+    """Where the loss or a new param is NaN or infinite, only step number and `skipped` change."""
+
+    def guarded(state: State, batch: Batch) -> tuple[State, Scalars]:
+        new, scalars = step(state, batch)
+        good = jnp.isfinite(scalars["loss"]) & all_finite(new.params)
+        kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state)
+        skipped = state.skipped + jnp.where(good, 0, 1)
+        return dataclasses.replace(kept, step=new.step, skipped=skipped), scalars
+
+    return guarded
+
+
+def repeat(step: Update) -> Update:
+    """Several steps in one call: batches and scalars have a leading axis of steps.
+
+    Small models are bound by the dispatch of a step, about 0.3 ms, which this divides.
+    """
+    return lambda state, batches: jax.lax.scan(step, state, batches)
+
+
+def compile_step(step: Update) -> Update:
+    """`step` under `jit`: the state is donated and keeps its placement."""
+    compiled = None
+
+    def call(state: State, batch: Batch) -> tuple[State, Scalars]:
+        nonlocal compiled
+        if compiled is None:
+            # Pinned: XLA is free to choose other output shardings, and the second step would
+            # compile again.
+            compiled = jax.jit(step, donate_argnums=0, out_shardings=(shardings(state), None))
+        return compiled(state, batch)
+
+    return call
+
+
+def make_step(
+    objective: Callable[..., Any],
+    optimizer: optax.GradientTransformation,
+    grad: Grad = jax.value_and_grad,
+) -> Update:
+    """The compiled training step `(state, batch) -> (state, scalars)`; the state is donated."""
+    return compile_step(update(objective, optimizer, grad))
+
+
+def all_finite(tree: Any) -> Array:
+    """Whether every scalar in every leaf is finite."""
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
