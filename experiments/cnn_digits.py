@@ -1,0 +1,50 @@
+"""A small ConvNet on the 1,797 handwritten digits that scikit-learn carries.
+
+No download. Alpaydin and Kaynak, 1998, "Optical recognition of handwritten digits", UCI machine
+learning repository: 98.00 % by nearest neighbours on another split of the same digits. Expected
+of a ConvNet on our held-out fifth: at least 98.5 %.
+"""
+
+import optax
+
+from jaxmodels import data, metrics, objectives, report, tree
+from jaxmodels.experiment import Experiment, run
+from jaxmodels.models.cnn import ConvNet
+
+
+def cnn_digits(
+    dataset: str = "digits",
+    data_dir: str | None = None,
+    steps: int = 1_200,
+    batch_size: int = 64,
+    peak_lr: float = 2e-3,
+    weight_decay: float = 1e-2,
+    dropout: float = 0.5,
+) -> Experiment:
+    """The ConvNet, trained with AdamW on a cosine schedule.
+
+    Args:
+        dataset: any data set of small images.
+        data_dir: where prepared data sets are.
+        steps: updates.
+        batch_size: examples per update.
+        peak_lr: learning rate after a warm-up of a tenth of the steps.
+        weight_decay: decoupled, of weights only.
+        dropout: before the output layer.
+    """
+    images = data.load(dataset, data_dir)
+    model = ConvNet(images.num_classes, dropout=(0.0, dropout))
+    schedule = optax.warmup_cosine_decay_schedule(0.0, peak_lr, steps // 10, steps)
+    return Experiment(
+        objective=objectives.classification(model),
+        optimizer=optax.adamw(schedule, weight_decay=weight_decay, mask=tree.weights),
+        train=images["train"].batches(batch_size),
+        evaluate={"test": metrics.classification(model, images["test"])},
+        steps=steps,
+        published={"test/error": 0.015},
+        pictures=report.classification(model, images["test"]),
+    )
+
+
+if __name__ == "__main__":
+    run(cnn_digits)

@@ -1,0 +1,47 @@
+"""LeNet-5 on MNIST.
+
+LeCun et al., 1998, "Gradient-based learning applied to document recognition", figure 9: 0.95 %
+test error after 20 epochs, without distortions.
+"""
+
+import optax
+
+from jaxmodels import data, metrics, objectives, report, tree
+from jaxmodels.experiment import Experiment, run
+from jaxmodels.models.cnn import LeNet
+
+
+def lenet_mnist(
+    dataset: str = "mnist",
+    data_dir: str | None = None,
+    steps: int = 9_400,
+    batch_size: int = 128,
+    peak_lr: float = 2e-3,
+    weight_decay: float = 1e-2,
+) -> Experiment:
+    """LeNet-5, trained with AdamW on a cosine schedule.
+
+    Args:
+        dataset: any data set of images; digits needs no download.
+        data_dir: where prepared data sets are.
+        steps: updates; 9,400 are 20 epochs.
+        batch_size: examples per update.
+        peak_lr: learning rate after a warm-up of a tenth of the steps.
+        weight_decay: decoupled, of weights only.
+    """
+    images = data.load(dataset, data_dir, image_shape=(28, 28, 1))
+    model = LeNet(images.num_classes)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, peak_lr, steps // 10, steps)
+    return Experiment(
+        objective=objectives.classification(model),
+        optimizer=optax.adamw(schedule, weight_decay=weight_decay, mask=tree.weights),
+        train=images["train"].batches(batch_size),
+        evaluate={"test": metrics.classification(model, images["test"])},
+        steps=steps,
+        published={"test/error": 0.0095},
+        pictures=report.classification(model, images["test"]),
+    )
+
+
+if __name__ == "__main__":
+    run(lenet_mnist)

@@ -1,0 +1,9 @@
+"""An experiment as a value, and what can be done with one."""
+
+from jaxmodels.experiment.claim import Experiment
+from jaxmodels.experiment.cli import run
+from jaxmodels.experiment.folder import results
+from jaxmodels.experiment.options import Options
+from jaxmodels.experiment.training import Outcome, train
+
+__all__ = ["Experiment", "Options", "Outcome", "results", "run", "train"]

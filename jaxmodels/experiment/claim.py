@@ -1,0 +1,99 @@
+"""What an experiment is: a model trained on data, judged against a published figure."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import optax
+
+from jaxmodels.grads import Grad
+from jaxmodels.precision import Cast
+from jaxmodels.sharding import Rule, fsdp
+from jaxmodels.train import State
+from jaxmodels.typing import Params, UserError
+
+Pictures = Callable[[Any, Mapping[str, Any]], Sequence[Any]]
+
+
+def trained_params(state: State) -> Params:
+    """The params as the optimizer leaves them."""
+    return state.params
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A pure value; `run` and `train` make a run of it.
+
+    Attributes:
+        objective: what training minimises, as made by `jaxmodels.objectives`.
+        optimizer: an optax chain.
+        train: batches by step number, as made by `Split.batches`.
+        evaluate: evaluations by name, as made by `jaxmodels.metrics`; a figure `error` of the
+            evaluation `test` is called `test/error`.
+        steps: how many updates are made.
+        published: the figures to reach, by name.
+        best: the figure by which the best checkpoint is kept; the first published one if absent.
+        rule: where params and optimizer state are placed.
+        grad: anything with the interface of `jax.value_and_grad`.
+        evaluated: the params that are judged, such as
+            `lambda state: optimizers.averaged(state.opt_state)`.
+        pictures: `(variables, figures) -> sections` of the run's page.
+    """
+
+    objective: Any
+    optimizer: optax.GradientTransformation
+    train: Any
+    evaluate: Mapping[str, Any]
+    steps: int
+    published: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    best: str | None = None
+    rule: Rule = fsdp
+    grad: Grad = jax.value_and_grad
+    evaluated: Callable[[State], Params] = trained_params
+    pictures: Pictures = lambda variables, figures: ()
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise UserError(f"an experiment takes at least one step; got steps={self.steps}")
+        self._check_shapes()
+
+    @property
+    def best_figure(self) -> str | None:
+        """The name of the figure that checkpoints are ranked by."""
+        return self.best or next(iter(self.published), None)
+
+    @property
+    def prepared_objective(self) -> Any:
+        """The objective of batches as they are stored."""
+        return self.objective.after(self.train.prepare)
+
+    def in_precision(self, dtype: Any) -> "Experiment":
+        """The same experiment with all models computing in `dtype`."""
+
+        def cast(part: Any) -> Any:
+            return dataclasses.replace(part, model=Cast(part.model, dtype))
+
+        return dataclasses.replace(
+            self,
+            objective=cast(self.objective),
+            evaluate={name: cast(evaluation) for name, evaluation in self.evaluate.items()},
+        )
+
+    def _check_shapes(self) -> None:
+        """Compare what the evaluations read with what the model is made for."""
+        expected = _inputs(self.objective, self.train.split)
+        for name, evaluation in self.evaluate.items():
+            found = _inputs(evaluation, evaluation.split)
+            if found != expected:
+                raise UserError(
+                    f"the evaluation {name!r} reads {evaluation.split.name} as {found}, but the "
+                    f"model is trained on {self.train.split.name} as {expected}; give both "
+                    "splits the same image_shape"
+                )
+
+
+def _inputs(reader: Any, split: Any) -> list[tuple[tuple[int, ...], str]]:
+    """Shapes, less the batch axis, and dtypes of what a model reads of a split."""
+    prepared = jax.eval_shape(split.preprocess, split.example(1))
+    return [(leaf.shape[1:], str(leaf.dtype)) for leaf in jax.tree.leaves(reader.inputs(prepared))]

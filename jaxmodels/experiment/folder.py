@@ -1,0 +1,162 @@
+"""A run's folder: what it is of, and reading it back."""
+
+import dataclasses
+import datetime
+import importlib.metadata
+import inspect
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxmodels.experiment.options import Options
+from jaxmodels.typing import UserError
+
+CONFIG = "config.json"
+RESULTS = "results.json"
+PACKAGES = "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"
+
+BINDING_OPTIONS = "seed", "precision", "accumulate", "on_nan"
+"""The options that change what is computed; a run goes on only with the same."""
+
+FREE_HYPERPARAMETERS = "data_dir", "steps"
+"""`data_dir` says where, not what; more `steps` is how a finished run is taken further."""
+
+
+def open_folder(
+    make: Callable[..., Any], hyperparameters: Mapping[str, Any], options: Options
+) -> Path:
+    """The folder of a new run, or of the one in `--out` if it is the same experiment's.
+
+    Raises:
+        UserError: `--out` is no folder, is not writable, or belongs to something else.
+    """
+    name = make.__name__
+    folder = options.out or Path("runs") / name / f"{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    config = {
+        "experiment": name,
+        "claim": inspect.getdoc(inspect.getmodule(make)),
+        "hyperparameters": _plain(hyperparameters),
+        "options": _plain(dataclasses.asdict(options)),
+        **_circumstances(),
+    }
+    _make(folder)
+    _refuse_other(folder, config)
+    if jax.process_index() == 0:
+        write_json(folder / CONFIG, config)
+    return folder
+
+
+def results(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The figures that a finished run measured, by name, such as `test/error`."""
+    path = Path(folder) / RESULTS
+    if not path.exists():
+        raise UserError(f"{folder} holds no {RESULTS}: no run, or none that has finished")
+    return {
+        name: np.asarray(value) if isinstance(value, list) else value
+        for name, value in json.loads(path.read_text()).items()
+    }
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write in one stroke: a reader, or a kill, never meets half a file."""
+    new = path.with_suffix(".tmp")
+    new.write_text(json.dumps(_plain(content), indent=2) + "\n")
+    os.replace(new, path)
+
+
+def continuation(folder: Path) -> str:
+    """The command that goes on with the run in `folder`."""
+    arguments = sys.argv if "--out" in sys.argv else [*sys.argv, "--out", str(folder)]
+    return shlex.join(["uv", "run", *arguments])
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise UserError(f"--out {folder} is a file; expected a folder, new or of a run") from None
+    except OSError as error:
+        raise UserError(f"--out {folder} cannot be made: {error.strerror}") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"--out {folder} is not writable; choose another folder or its rights")
+
+
+def _refuse_other(folder: Path, config: Mapping[str, Any]) -> None:
+    path = folder / CONFIG
+    if not path.exists():
+        if any(folder.iterdir()):
+            raise UserError(
+                f"--out {folder} is not empty and holds no {CONFIG}, so it is no run's folder; "
+                "choose a new one"
+            )
+        return
+    differences = [
+        f"  {name}: {was!r} there, {now!r} now"
+        for name, was, now in _differences(json.loads(path.read_text()), config)
+    ]
+    if differences:
+        raise UserError(
+            f"--out {folder} belongs to another run:\n" + "\n".join(differences) + "\n"
+            "Give the same values to go on with it, or another folder to start anew."
+        )
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    pairs = _binding(old), _binding(new)
+    names = sorted(set(pairs[0]) | set(pairs[1]))
+    values = ((name, *(pair.get(name, "absent") for pair in pairs)) for name in names)
+    return [(name, was, now) for name, was, now in values if was != now]
+
+
+def _binding(config: Mapping[str, Any]) -> dict[str, Any]:
+    hyperparameters = config["hyperparameters"].items()
+    return {
+        "experiment": config["experiment"],
+        **{k: v for k, v in hyperparameters if k not in FREE_HYPERPARAMETERS},
+        **{k: config["options"].get(k) for k in BINDING_OPTIONS},
+    }
+
+
+def _circumstances() -> dict[str, Any]:
+    return {
+        "command": shlex.join(sys.argv),
+        "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "versions": {
+            "python": platform.python_version(),
+            **{package: importlib.metadata.version(package) for package in PACKAGES},
+        },
+        "devices": [str(device.device_kind) for device in jax.devices()],
+        "processes": jax.process_count(),
+        "machine": {"name": platform.platform(), "cores": os.cpu_count()},
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str | None:
+    """The git commit of the working directory, marked if there are changes; None outside of one."""
+    try:
+        command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _plain(value: Any) -> Any:
+    """The value in the types that JSON has."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    return value if isinstance(value, str | int | float | bool | None) else str(value)

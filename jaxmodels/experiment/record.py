@@ -1,0 +1,74 @@
+"""What a run writes down while it goes on."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxmodels import report
+
+
+class Recorder:
+    """Means of the training scalars over windows of steps, figures, and progress.
+
+    Only process 0 writes; on the others all of this does nothing.
+    """
+
+    def __init__(self, folder: Path, total: int, batch_size: int, every: int) -> None:
+        """Windows end at the multiples of `every`; `total` and `batch_size` are for the bar."""
+        self.first_step: float | None = None
+        self._begun = time.perf_counter()
+        self._every = every
+        self._window: list[dict[str, np.ndarray]] = []
+        first = jax.process_index() == 0
+        self._log = report.Log(folder, total, per_step=batch_size) if first else None
+
+    def __enter__(self) -> "Recorder":
+        if self._log:
+            self._log.__enter__()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        if self._log:
+            self._log.__exit__(*exception)
+
+    def resume(self, step: int) -> None:
+        """Go on after `step`; what was written beyond it is dropped."""
+        if self._log:
+            self._log.resume(step)
+
+    def message(self, text: str) -> None:
+        """Print a line."""
+        if self._log:
+            self._log.message(text)
+
+    def scalars(self, n: int, scalars: dict[str, np.ndarray]) -> None:
+        """Take in the scalars of a call that ended with step n."""
+        if self.first_step is None:
+            self.first_step = time.perf_counter() - self._begun
+        steps = len(scalars["loss"])
+        self._window.append(scalars)
+        if not self._log:
+            return
+        self._log.progress(n, {name: values[-1] for name, values in scalars.items()})
+        if n // self._every > (n - steps) // self._every:
+            self._log.write(n, self._means())
+
+    def figures(self, n: int, figures: Mapping[str, Any]) -> None:
+        """Write down an evaluation's single numbers."""
+        single = {name: value for name, value in figures.items() if np.ndim(value) == 0}
+        if self._log:
+            self._log.write(n, single)
+            self._log.message(
+                f"step {n:,}  " + "  ".join(f"{k} {v:.4f}" for k, v in single.items())
+            )
+
+    def _means(self) -> dict[str, float]:
+        window, self._window = self._window, []
+        return {
+            f"train/{name}": float(np.mean(np.concatenate([call[name] for call in window])))
+            for name in window[0]
+        }

@@ -1,0 +1,233 @@
+"""A run: begin or go on, train, evaluate, save, and leave a page behind."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from jaxmodels import grads, report, sharding, tree
+from jaxmodels.experiment.claim import Experiment
+from jaxmodels.experiment.folder import RESULTS, continuation, write_json
+from jaxmodels.experiment.options import Options
+from jaxmodels.experiment.page import write_page
+from jaxmodels.experiment.record import Recorder
+from jaxmodels.experiment.signals import Asked, listening
+from jaxmodels.report.verdict import better_by, single_values
+from jaxmodels.train import (
+    Action,
+    Diverged,
+    OnScalars,
+    State,
+    abstract,
+    all_finite,
+    check_finite,
+    compile_step,
+    evaluator,
+    fit,
+    init,
+    repeat,
+    skip_nonfinite,
+    update,
+)
+from jaxmodels.train.checkpoint import Checkpoints
+from jaxmodels.typing import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a run ends with."""
+
+    state: State
+    figures: Mapping[str, Any]
+    folder: Path
+
+
+def train(experiment: Experiment, options: Options, folder: Path) -> Outcome:
+    """Train the experiment in `folder`, from the newest good checkpoint there if there is one.
+
+    Raises:
+        UserError: a mistake of the user's, before anything is computed.
+        Diverged: a loss was not finite, and `options.on_nan` is "stop".
+        SystemExit: a signal asked to stop; the state is saved.
+    """
+    experiment = configured(experiment, options)
+    mesh = sharding.mesh(options.mesh)
+    sharding.local_rows(mesh, experiment.train.batch_size)
+    every = options.interval("log_every", experiment.steps, 100)
+    with (
+        Recorder(folder, experiment.steps, experiment.train.batch_size, every) as recorder,
+        open_checkpoints(experiment, options, folder) as checkpoints,
+        listening() as asked,
+    ):
+        run = _Run(experiment, options, mesh, recorder, checkpoints)
+        state = run.fit(run.begin(), asked)
+        figures = {} if asked.number else run.figures(state)
+        checkpoints.wait()
+    if asked.number:
+        print(
+            f"stopped and saved at step {int(state.step):,}; go on with\n  {continuation(folder)}"
+        )
+        raise SystemExit(asked.number)
+    _conclude(experiment, mesh, state, figures, folder, recorder.first_step)
+    return Outcome(state, figures, folder)
+
+
+def configured(experiment: Experiment, options: Options) -> Experiment:
+    """The experiment with the precision, seed and accumulation of the options."""
+    if options.precision == "bf16":
+        experiment = experiment.in_precision(jnp.bfloat16)
+    grad = experiment.grad
+    if options.accumulate > 1:
+        grad = grads.accumulate(options.accumulate, grad)
+    return dataclasses.replace(experiment, train=experiment.train.reseed(options.seed), grad=grad)
+
+
+def compiled_step(experiment: Experiment, options: Options) -> Any:
+    """The step of a configured experiment; of several steps a call if the options say so."""
+    step = update(experiment.prepared_objective, experiment.optimizer, experiment.grad)
+    if options.on_nan == "skip":
+        step = skip_nonfinite(step)
+    return compile_step(step if options.steps_per_call == 1 else repeat(step))
+
+
+def open_checkpoints(experiment: Experiment, options: Options, folder: Path) -> Checkpoints:
+    """The run's checkpoints: the newest ones, and the best by the experiment's figure."""
+    best = experiment.best_figure
+    lower = best is None or (better_by(best, 0.0, 1.0) or 0.0) >= 0
+    return Checkpoints(folder / "checkpoints", keep=options.keep, best=best, minimize=lower)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """The parts of a run under way, and what it does between steps."""
+
+    experiment: Experiment
+    options: Options
+    mesh: Mesh
+    recorder: Recorder
+    checkpoints: Checkpoints
+    judged: dict[int, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    """The latest figures, under their step."""
+
+    def begin(self) -> State:
+        """The newest good checkpoint's state, or a new one."""
+        experiment = self.experiment
+        parts = experiment.prepared_objective, experiment.optimizer, experiment.train.example
+        like = abstract(*parts, self.mesh, experiment.rule)
+        restored = self.checkpoints.restore_latest(like)
+        for reason in restored.rejected if restored else ():
+            self.recorder.message(f"damaged checkpoint passed over: {reason}")
+        key = jax.random.key(self.options.seed)
+        state = restored.state if restored else init(key, *parts, self.mesh, experiment.rule)
+        begin = int(state.step)
+        _check_steps(experiment.steps - begin, begin, self.options.steps_per_call)
+        self.recorder.resume(begin)
+        self.recorder.message(
+            f"{tree.count(like.params):,} parameters on {self.mesh.size} x "
+            f"{self.mesh.devices.flat[0].device_kind}, {experiment.steps:,} steps"
+            + (f", going on at {begin:,}" if begin else "")
+        )
+        return state
+
+    def fit(self, state: State, asked: Asked) -> State:
+        """Take the steps that are left, or as many as a signal allows, and save the last."""
+        steps, per_call = self.experiment.steps, self.options.steps_per_call
+        state = fit(
+            state,
+            compiled_step(self.experiment, self.options),
+            self.experiment.train,
+            self.mesh,
+            steps,
+            per_call if per_call > 1 else None,
+            self._on_scalars,
+            [
+                Action(self.options.interval("eval_every", steps, 10), self.judge),
+                Action(self.options.interval("save_every", steps, 10), self.save),
+            ],
+            asked,
+        )
+        if asked.number:
+            self.save(int(state.step), state)
+        return state
+
+    def judge(self, n: int, state: State) -> None:
+        """Evaluate the state, and write the figures down."""
+        params = self.experiment.evaluated(state)
+        self.judged.clear()
+        self.judged[n] = {
+            f"{name}/{figure}": value
+            for name, evaluate in self._evaluators.items()
+            for figure, value in evaluate(params, state.collections).items()
+        }
+        self.recorder.figures(n, self.judged[n])
+
+    def figures(self, state: State) -> dict[str, Any]:
+        """The figures of this state, evaluated if they have not been."""
+        if int(state.step) not in self.judged:
+            self.judge(int(state.step), state)
+        return self.judged[int(state.step)]
+
+    def save(self, n: int, state: State) -> None:
+        """Save the state, unless a param is not finite: the good ones stay."""
+        if not self._finite(state.params):
+            raise Diverged(n, float("nan"), None)
+        self.checkpoints.save(n, state, single_values(self.judged.get(n, {})))
+
+    @functools.cached_property
+    def _on_scalars(self) -> OnScalars:
+        if self.options.on_nan == "skip":
+            return self.recorder.scalars
+        check = check_finite()
+
+        def checked(n: int, scalars: dict[str, Any]) -> None:
+            check(n, scalars)
+            self.recorder.scalars(n, scalars)
+
+        return checked
+
+    @functools.cached_property
+    def _evaluators(self) -> dict[str, Any]:
+        parts = self.experiment.evaluate.items()
+        return {name: evaluator(part, self.mesh) for name, part in parts}
+
+    @functools.cached_property
+    def _finite(self) -> Any:
+        return jax.jit(all_finite)
+
+
+def _check_steps(left: int, begin: int, per_call: int) -> None:
+    if left < 0:
+        raise UserError(
+            f"the run is at step {begin} already, {-left} beyond the steps asked for; "
+            f"give --steps {begin} or more, or another --out"
+        )
+    if left % per_call:
+        raise UserError(
+            f"{left} steps cannot be taken {per_call} a call; choose --steps-per-call from the "
+            f"divisors of {left}"
+        )
+
+
+def _conclude(
+    experiment: Experiment,
+    mesh: Mesh,
+    state: State,
+    figures: Mapping[str, Any],
+    folder: Path,
+    first_step: float | None,
+) -> None:
+    """Write results and page, and print where they are."""
+    variables = {"params": experiment.evaluated(state), **state.collections}
+    whole = jax.device_get(jax.jit(lambda x: x, out_shardings=sharding.replicated(mesh))(variables))
+    if jax.process_index() > 0:
+        return
+    write_json(folder / RESULTS, figures)
+    page = write_page(folder, experiment, state, whole, figures, first_step)
+    if skipped := int(state.skipped):
+        print(f"{skipped:,} updates were skipped: their loss was not finite")
+    print(report.summary(figures, experiment.published, folder, page, continuation(folder)))
