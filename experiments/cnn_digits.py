@@ -7,7 +7,8 @@ of a ConvNet on our held-out fifth: at least 98.5 %.
 
 import optax
 
-from jaxmodels import data, metrics, objectives, report, tree
+from jaxmodels import data, metrics, objectives, optimizers, report, tree
+from jaxmodels.data import image
 from jaxmodels.experiment import Experiment, run
 from jaxmodels.models.cnn import ConvNet
 
@@ -15,17 +16,17 @@ from jaxmodels.models.cnn import ConvNet
 def cnn_digits(
     dataset: str = "digits",
     data_dir: str | None = None,
-    steps: int = 1_200,
+    steps: int = 2_400,
     batch_size: int = 64,
     peak_lr: float = 2e-3,
-    weight_decay: float = 1e-2,
+    weight_decay: float = 0.1,
     dropout: float = 0.5,
 ) -> Experiment:
     """The ConvNet, trained with AdamW on a cosine schedule.
 
     Args:
         dataset: any data set of small images.
-        data_dir: where prepared data sets are.
+        data_dir: where prepared data sets are, if not where TFDS_DATA_DIR says.
         steps: updates.
         batch_size: examples per update.
         peak_lr: learning rate after a warm-up of a tenth of the steps.
@@ -37,8 +38,12 @@ def cnn_digits(
     schedule = optax.warmup_cosine_decay_schedule(0.0, peak_lr, steps // 10, steps)
     return Experiment(
         objective=objectives.classification(model),
-        optimizer=optax.adamw(schedule, weight_decay=weight_decay, mask=tree.weights),
-        train=images["train"].batches(batch_size),
+        optimizer=optax.chain(
+            optax.adamw(schedule, weight_decay=weight_decay, mask=tree.weights),
+            optimizers.ema(0.99),
+        ),
+        evaluated=lambda state: optimizers.averaged(state.opt_state),
+        train=images["train"].batches(batch_size, transform=image.random_crop(1)),
         evaluate={"test": metrics.classification(model, images["test"])},
         steps=steps,
         published={"test/error": 0.015},

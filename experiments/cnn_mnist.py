@@ -22,7 +22,7 @@ def cnn_mnist(
 
     Args:
         dataset: any data set of images; digits needs no download.
-        data_dir: where prepared data sets are.
+        data_dir: where prepared data sets are, if not where TFDS_DATA_DIR says.
         steps: updates; 5,625 are 12 epochs.
         batch_size: examples per update.
         peak_lr: learning rate after a warm-up of a tenth of the steps.

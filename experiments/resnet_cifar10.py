@@ -29,7 +29,7 @@ def resnet_cifar10(
 
     Args:
         dataset: any data set of images; digits needs no download.
-        data_dir: where prepared data sets are.
+        data_dir: where prepared data sets are, if not where TFDS_DATA_DIR says.
         steps: updates; the learning rate falls after a half and after three quarters of them.
         batch_size: examples per update.
         peak_lr: learning rate until the first fall.

@@ -7,7 +7,7 @@ Axis letters, the same everywhere (shape annotations, einsums, comments):
 """
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 
@@ -22,6 +22,7 @@ Collections = Mapping[str, Any]
 Scalars = Mapping[str, Array]
 
 
+@runtime_checkable
 class Model(Protocol):
     """What the rest of the package asks of a network: Flax's two pure functions."""
 

@@ -3,7 +3,7 @@
 import collections
 import itertools
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -15,6 +15,7 @@ from jaxmodels.typing import Batch, UserError
 AHEAD = 2
 
 
+@runtime_checkable
 class Readable(Protocol):
     """Batches by number, of which single rows can be read."""
 
@@ -33,11 +34,10 @@ def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray | None:
     """
     shards = int(np.prod([mesh.shape[axis] for axis in batch_axes(mesh)]))
     if batch_size % shards:
-        below = batch_size - batch_size % shards
         raise UserError(
             f"a batch of {batch_size} cannot be split over {shards} devices (mesh "
             f"{dict(mesh.shape)}); choose a batch size that is a multiple of {shards}, such as "
-            f"{below or shards} or {below + shards}"
+            f"{-(-batch_size // shards) * shards}"
         )
     if jax.process_count() == 1:
         return None

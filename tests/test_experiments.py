@@ -1,0 +1,65 @@
+"""One contract for all experiments: built, two steps, resumed exactly, and short."""
+
+import dataclasses
+import importlib.util
+import inspect
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxmodels.experiment import Options, train
+
+FILES = sorted((Path(__file__).parent.parent / "experiments").glob("*.py"))
+
+SMALL = {
+    "cnn_digits": {},
+    "cnn_mnist": {"dataset": "digits"},
+    "lenet_mnist": {"dataset": "digits"},
+    "mlp_mnist": {"dataset": "digits", "widths": (16, 16)},
+    "resnet_cifar10": {"dataset": "digits", "depth": 8},
+}
+"""What makes each experiment small and free of downloads."""
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(module, path.stem)
+
+
+def test_every_experiment_is_in_the_table():
+    assert {path.stem for path in FILES} == SMALL.keys()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_an_experiment_is_a_short_claim(path):
+    make = load(path)
+    assert len(path.read_text().splitlines()) <= 75
+    claim = make(**SMALL[path.stem], steps=20, batch_size=8)
+    assert claim.published
+    assert claim.best_figure in claim.published
+    documented = [name for name in inspect.signature(make).parameters if f"{name}:" in make.__doc__]
+    assert documented == list(inspect.signature(make).parameters)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_two_steps_resumed_equal_two_steps_in_a_row(path, tmp_path):
+    claim = load(path)(**SMALL[path.stem], steps=20, batch_size=8)
+
+    def run(folder, steps):
+        folder.mkdir(exist_ok=True)
+        described = {"experiment": path.stem, "claim": path.stem}
+        (folder / "config.json").write_text(json.dumps(described))
+        return train(dataclasses.replace(claim, steps=steps), Options(), folder)
+
+    whole = run(tmp_path / "whole", 2)
+    run(tmp_path / "parts", 1)
+    parts = run(tmp_path / "parts", 2)
+    jax.tree.map(np.testing.assert_array_equal, whole.state.params, parts.state.params)
+    jax.tree.map(np.testing.assert_array_equal, whole.state.collections, parts.state.collections)
+    assert (tmp_path / "parts" / "report.html").stat().st_size > 5_000
+    assert set(whole.figures) >= set(claim.published)
