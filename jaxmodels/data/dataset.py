@@ -1,0 +1,156 @@
+"""Datasets by name, from arrays, or from an object of one's own."""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxmodels.data import image, prepared
+from jaxmodels.data.digits import digits
+from jaxmodels.data.sources import Arrays, Records, Source
+from jaxmodels.data.split import Split, check_labels
+from jaxmodels.typing import Batch, UserError
+
+
+class MissingSplitError(UserError, KeyError):
+    """A split that the dataset does not have."""
+
+    __str__ = Exception.__str__
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset(Mapping[str, Split]):
+    """Splits by name; each is opened when it is first asked for."""
+
+    name: str
+    openers: Mapping[str, Callable[[], Split]]
+    num_classes: int | None = None
+    class_names: tuple[str, ...] | None = None
+    _opened: dict[str, Split] = field(default_factory=dict, repr=False)
+
+    def __getitem__(self, key: str) -> Split:
+        """The split of that name; raises `MissingSplitError`."""
+        if key not in self.openers:
+            names = ", ".join(self.openers)
+            raise MissingSplitError(f"{self.name} has no split {key!r}; it has: {names}.")
+        if key not in self._opened:
+            self._opened[key] = self.openers[key]()
+        return self._opened[key]
+
+    def map(self, function: Callable[[Batch], Batch]) -> "Dataset":
+        """The dataset with `function` after the other preprocessing of each split."""
+
+        def opener(key: str) -> Split:
+            return self[key].map(function)
+
+        openers = {key: functools.partial(opener, key) for key in self.openers}
+        return replace(self, openers=openers, _opened={})
+
+    def __contains__(self, key: object) -> bool:
+        """Whether there is such a split, without opening it."""
+        return key in self.openers
+
+    def __iter__(self) -> Iterator[str]:
+        """The names of the splits."""
+        return iter(self.openers)
+
+    def __len__(self) -> int:
+        """How many splits there are."""
+        return len(self.openers)
+
+
+def load(
+    name: str,
+    data_dir: str | Path | None = None,
+    image_shape: tuple[int, int, int] | None = None,
+) -> Dataset:
+    """The embedded `digits`, or a dataset that TFDS prepared as ArrayRecord, by its TFDS name.
+
+    `data_dir` is TFDS's folder: without it `TFDS_DATA_DIR`, or `~/tensorflow_datasets`.
+    `image_shape`, (H, W, C), fits images of another size (`image.fit`) in the preprocessing.
+    Raises `UserError` for a dataset that is unknown, or not prepared.
+    """
+    if name == "digits":
+        parts = digits()
+        dataset = from_arrays(10, name, train=parts["train"], test=parts["test"])
+    else:
+        dataset = _load_prepared(name, prepared.find(name, prepared.folder(data_dir)))
+    return dataset if image_shape is None else dataset.map(image.fit(image_shape))
+
+
+def from_arrays(
+    num_classes: int | None = None,
+    name: str = "arrays",
+    class_names: tuple[str, ...] | None = None,
+    **splits: Mapping[str, Any],
+) -> Dataset:
+    """A dataset of arrays: `from_arrays(train={"image": x, "label": y}, test=...)`.
+
+    Images are (B, H, W, C), labels integers (B,). Without `num_classes` it is the largest label of
+    the first split, plus one. Raises `UserError` for arrays of unequal length, for an empty split,
+    and for a label out of range.
+    """
+    if not splits:
+        raise UserError('from_arrays needs at least one split: train={"image": ..., ...}.')
+    made = {}
+    for key, arrays in splits.items():
+        made[key] = split(arrays, f"{name}/{key}", num_classes, class_names)
+        num_classes = made[key].num_classes
+    openers = {key: functools.partial(made.__getitem__, key) for key in made}
+    return Dataset(name, openers, num_classes, next(iter(made.values())).class_names)
+
+
+def split(
+    source: Any,
+    name: str = "data",
+    num_classes: int | None = None,
+    class_names: tuple[str, ...] | None = None,
+) -> Split:
+    """A split of one's own: a dict of arrays, or any object with `__len__` and `__getitem__`.
+
+    An item is a dict of arrays or numbers, such as `{"image": (H, W, C), "label": int}`. Arrays are
+    checked here, items when they are read.
+    """
+    opened = as_source(source, name)
+    if not isinstance(opened, Arrays):
+        return Split(opened, num_classes, _names(class_names, num_classes))
+    labels = opened.arrays.get("label")
+    if num_classes is None and labels is not None and labels.dtype.kind in "iu" and len(labels):
+        num_classes = int(labels.max()) + 1
+    if num_classes is not None and labels is not None and len(labels):
+        check_labels(name, labels, num_classes, np.arange(len(labels)))
+    return Split(opened, num_classes, _names(class_names, num_classes))
+
+
+def as_source(source: Any, name: str) -> Source:
+    """Give a dict of arrays, or an object with items, the interface of a source."""
+    if isinstance(source, Mapping):
+        return Arrays(name, {key: np.asarray(value) for key, value in source.items()})
+    if not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
+        raise UserError(
+            f"An object of type {type(source).__name__} is no source of examples: it needs "
+            f"`__len__` and `__getitem__`, which returns a dict of arrays or numbers."
+        )
+    return Records(name, source)
+
+
+def _load_prepared(name: str, found: prepared.Prepared) -> Dataset:
+    names = _names(found.class_names, found.num_classes)
+    functions = (image.scale(found.largest_pixel),)
+
+    def opener(key: str) -> Split:
+        return Split(prepared.source(found, key), found.num_classes, names, functions)
+
+    openers = {key: functools.partial(opener, key) for key in found.splits}
+    return Dataset(name, openers, found.num_classes, names)
+
+
+def _names(names: tuple[str, ...] | None, classes: int | None) -> tuple[str, ...] | None:
+    if names is None and classes is not None:
+        return tuple(str(number) for number in range(classes))
+    if names is not None and classes is not None and len(names) != classes:
+        raise UserError(f"There are {len(names)} class names for {classes} classes.")
+    return names

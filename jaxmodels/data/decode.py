@@ -1,0 +1,70 @@
+"""Decode a whole split of a prepared dataset into arrays."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxmodels.data.progress import track
+from jaxmodels.data.sources import Arrays, DataError, Records
+
+Fields = Mapping[str, tuple[tuple[int, ...], np.dtype]]
+"""Shape and type of each field; a text has no axis and the type object."""
+CHUNK = 512
+
+
+def fields(features: Any) -> Fields | None:
+    """What an example of these TFDS features holds, or None where that is no array of one shape."""
+    found = {}
+    for key, feature in features.items():
+        shape, dtype = feature.shape, feature.np_dtype
+        if isinstance(shape, dict) or isinstance(dtype, dict) or None in shape:
+            return None
+        found[key] = (shape, np.dtype(dtype))
+    strange = [key for key, (shape, dtype) in found.items() if dtype.kind not in "biuf" and shape]
+    return None if strange else found
+
+
+def size(fields: Fields) -> int:
+    """Bytes of a decoded example, texts aside."""
+    return sum(math.prod(shape) * dtype.itemsize for shape, dtype in fields.values())
+
+
+def decode(records: Records, fields: Fields) -> Arrays:
+    """Decode all records; those which cannot be are remembered as broken, and left zero."""
+    # One thread: for small images two are slower (8,100 against 10,200 MNIST images a second).
+    total = len(records)
+    arrays = {key: _empty(total, *spec) for key, spec in fields.items()}
+    broken: dict[int, str] = {}
+    chunks = (range(first, min(first + CHUNK, total)) for first in range(0, total, CHUNK))
+    for places in track(((len(c), c) for c in chunks), total, f"Decoding {records.name}"):
+        try:
+            _fill(arrays, places, records.fetch(list(places)))
+        except Exception:
+            _fill_singly(arrays, places, records, broken)
+    # Texts become bytes of one width, which .npy files hold without pickle.
+    plain = {key: a.astype(np.bytes_) if a.dtype.kind == "O" else a for key, a in arrays.items()}
+    return Arrays(records.name, plain, broken)
+
+
+def _empty(total: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    return np.full(total, b"", object) if dtype.kind == "O" else np.zeros((total, *shape), dtype)
+
+
+def _fill(arrays: Mapping[str, np.ndarray], places: range, examples: Any) -> None:
+    for place, example in zip(places, examples, strict=True):
+        for key, array in arrays.items():
+            array[place] = example[key]
+
+
+def _fill_singly(
+    arrays: Mapping[str, np.ndarray], places: range, records: Records, broken: dict[int, str]
+) -> None:
+    for place in places:
+        try:
+            _fill(arrays, range(place, place + 1), [records[place]])
+        except DataError as error:
+            broken[place] = error.reason
+        except Exception as error:
+            broken[place] = f"could not be decoded: {type(error).__name__}: {error}."

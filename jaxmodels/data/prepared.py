@@ -1,0 +1,138 @@
+"""Datasets that TFDS prepared as ArrayRecord, read without TensorFlow.
+
+TFDS itself is imported only to decode records; finding a set and reading a decoded one needs none.
+"""
+
+import difflib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxmodels.data import cache, decode
+from jaxmodels.data.sources import Records, Source
+from jaxmodels.typing import UserError
+
+# Sets above this many decoded bytes are read from their records, by threads.
+LIMIT = 2 * 1024**3
+# Sets whose bytes do not mean 0..255.
+LARGEST_PIXEL = {"binarized_mnist": 1}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prepared dataset: its folder, and what the folder's JSON files say."""
+
+    name: str
+    path: Path
+    splits: Mapping[str, int]
+    num_classes: int | None
+    class_names: tuple[str, ...] | None
+
+    @property
+    def largest_pixel(self) -> int:
+        """The byte that means 1.0."""
+        return LARGEST_PIXEL.get(self.name.split("/")[0].split(":")[0], 255)
+
+    @property
+    def key(self) -> str:
+        """A name for its decoded copy: another version, or files made anew, give another one."""
+        return f"{self.name.split(':')[0].replace('/', '.')}-{self.path.name}"
+
+
+def folder(data_dir: str | Path | None) -> Path:
+    """TFDS's folder: the argument, else `TFDS_DATA_DIR`, else TFDS's default."""
+    default = os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets"
+    return Path(data_dir or default).expanduser()
+
+
+def find(name: str, data_dir: Path) -> Prepared:
+    """Find `name`, `name/config` or either with `:version`; without a version it is the newest."""
+    plain, _, version = name.partition(":")
+    parent = data_dir / plain
+    found = {path.name: path for path in parent.glob(version or "*.*.*") if _is_prepared(path)}
+    if plain and found and not plain.startswith("."):
+        newest = max(found, key=lambda v: tuple(int(part) for part in re.findall(r"\d+", v)))
+        return _describe(name, found[newest])
+    raise UserError(_not_found(name, data_dir))
+
+
+def source(found: Prepared, split: str) -> Source:
+    """One split: decoded once and memory-mapped where that is small, else read record by record."""
+    name = f"{found.name}/{split}"
+    files = sorted(path for path in found.path.iterdir() if path.is_file())
+    entry = cache.Entry(name, f"{found.key}-{cache.fingerprint(files)}", split)
+    decoded = cache.load(entry)
+    if decoded is not None:
+        return decoded
+    # Imported here: it takes over a second.
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(str(found.path))
+    # Its decorator hides the arguments from pyright.
+    records = Records(name, builder.as_data_source(split))  # pyright: ignore[reportCallIssue]
+    written = sum(path.stat().st_size for path in files if f"-{split}." in path.name)
+    fields = decode.fields(builder.info.features)
+    if fields is None or max(written, decode.size(fields) * len(records)) > LIMIT:
+        return records
+    decoded = decode.decode(records, fields)
+    # Not kept with gaps: what could not be read may have been a passing fault of the disk.
+    return decoded if decoded.broken else cache.store(entry, decoded)
+
+
+def _is_prepared(path: Path) -> bool:
+    return (path / "dataset_info.json").is_file()
+
+
+def _describe(name: str, path: Path) -> Prepared:
+    info = json.loads((path / "dataset_info.json").read_text())
+    if info.get("fileFormat") != "array_record":
+        raise UserError(
+            f"{path} is prepared as {info.get('fileFormat', 'tfrecord')}, which only TensorFlow "
+            f"reads. Prepare it as ArrayRecord, in another folder: {_command(name)} --data-dir ..."
+        )
+    splits = {s["name"]: sum(map(int, s.get("shardLengths", ()))) for s in info["splits"]}
+    features = json.loads((path / "features.json").read_text())
+    label = features.get("featuresDict", {}).get("features", {}).get("label", {})
+    classes = label.get("classLabel", {}).get("numClasses")
+    names = path / "label.labels.txt"
+    return Prepared(
+        name,
+        path,
+        splits,
+        None if classes is None else int(classes),
+        tuple(names.read_text().splitlines()) if names.is_file() else None,
+    )
+
+
+def _not_found(name: str, data_dir: Path) -> str:
+    plain = name.partition(":")[0]
+    there = _prepared_names(data_dir)
+    configs = [other for other in there if other.startswith(f"{plain}/")]
+    listing = f"Prepared in {data_dir}: {', '.join(there) or 'nothing'}. Embedded: digits."
+    if configs:
+        return f"{plain} has configurations; prepared are: {', '.join(configs)}. Name one of them."
+    # Imported here: only this message needs it.
+    import tensorflow_datasets as tfds
+
+    known = tfds.list_builders(with_community_datasets=False)
+    if plain.split("/")[0] in known or plain in there:
+        return (
+            f"The dataset {name!r} is not prepared in {data_dir}. To download and prepare it:\n"
+            f"    {_command(name)} --data-dir {data_dir}\n"
+            f"or train on the embedded stand-in: --dataset digits\n{listing}"
+        )
+    close = difflib.get_close_matches(plain, sorted({*there, *known, "digits"}))
+    hint = f" Did you mean {' or '.join(close)}?" if close else ""
+    return f"There is no dataset {name!r}.{hint}\n{listing}"
+
+
+def _prepared_names(data_dir: Path) -> list[str]:
+    infos = [*data_dir.glob("*/*/dataset_info.json"), *data_dir.glob("*/*/*/dataset_info.json")]
+    return sorted({path.parent.parent.relative_to(data_dir).as_posix() for path in infos})
+
+
+def _command(name: str) -> str:
+    return f"uv run --extra prepare scripts/prepare_data.py {name}"

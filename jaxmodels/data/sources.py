@@ -1,0 +1,200 @@
+"""Where examples come from: arrays in memory, or items that are read one by one."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+
+from jaxmodels.typing import UserError
+
+Example = Mapping[str, Any]
+
+# What a device holds: booleans, integers, floats (also bfloat16, whose kind is V), complex.
+_NARROW = {
+    "int64": np.int32,
+    "uint64": np.uint32,
+    "float64": np.float32,
+    "complex128": np.complex64,
+}
+
+
+class DataError(UserError):
+    """An example that cannot be used; says which one: `source`, `split`, `index`, `reason`."""
+
+    def __init__(self, name: str, index: int, reason: str):
+        """Take the split's full name, the example's index in its source, and what is wrong."""
+        source, slash, split = name.rpartition("/")
+        self.source, self.split = (source, split) if slash else (name, "")
+        self.index = index
+        self.reason = reason
+        super().__init__(
+            f"Example {index} of {name} {reason}\n"
+            f"`data.check` finds all bad examples; `batches(..., skip=report.bad)`, or "
+            f"`split.without(report.bad)`, leaves them out (of arrays: numpy.delete)."
+        )
+
+
+@runtime_checkable
+class Items(Protocol):
+    """Anything with a length whose items are examples: dicts of arrays or numbers."""
+
+    def __len__(self) -> int:
+        """How many examples there are."""
+        ...
+
+    def __getitem__(self, index: int, /) -> Example:
+        """The example at an index."""
+        ...
+
+
+@runtime_checkable
+class Source(Protocol):
+    """What a split reads from."""
+
+    @property
+    def name(self) -> str:
+        """The source and the split, such as `mnist/train`."""
+        ...
+
+    in_memory: ClassVar[bool]
+
+    def __len__(self) -> int:
+        """How many examples there are."""
+        ...
+
+    def __getitem__(self, index: int, /) -> Example:
+        """The example as it is stored; raises `DataError` when it cannot be read."""
+        ...
+
+    def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Several examples, stacked: the numeric fields, in 32 bits where they have 64."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Arrays:
+    """Examples held in memory or memory-mapped, gathered in one vectorised read.
+
+    `broken` says of examples which could not be decoded what is wrong with them.
+    """
+
+    name: str
+    arrays: Mapping[str, np.ndarray]
+    broken: Mapping[int, str] = field(default_factory=dict)
+    in_memory: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Check that the arrays are there, and equally long."""
+        lengths = {key: len(a) if np.ndim(a) else None for key, a in self.arrays.items()}
+        if not lengths or None in lengths.values() or len(set(lengths.values())) > 1:
+            raise UserError(
+                f"The arrays of {self.name} must share their first axis, one row an example; "
+                f"their lengths are {lengths}."
+            )
+
+    def __len__(self) -> int:
+        """The length of the first axis."""
+        return len(next(iter(self.arrays.values())))
+
+    def __getitem__(self, index: int) -> Example:
+        """One row of each array."""
+        self._refuse_broken(np.array([index]))
+        return {key: array[index] for key, array in self.arrays.items()}
+
+    def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """One gather for each array."""
+        self._refuse_broken(indices)
+        fields = {key: a[indices] for key, a in self.arrays.items() if is_numeric(a.dtype)}
+        return {key: narrow(value, key, self.name) for key, value in fields.items()}
+
+    def _refuse_broken(self, indices: np.ndarray) -> None:
+        for index in self.broken and indices.tolist():
+            if index in self.broken:
+                raise DataError(self.name, index, self.broken[index])
+
+
+@dataclass(frozen=True, eq=False)
+class Records:
+    """Examples read one by one from any object with `__len__` and `__getitem__`.
+
+    Where it also has `__getitems__(indices)`, as TFDS sources do, a batch is one such call.
+    """
+
+    name: str
+    items: Items
+    in_memory: ClassVar[bool] = False
+
+    def __len__(self) -> int:
+        """The length of the object."""
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Example:
+        """The item as it comes."""
+        try:
+            example = self.items[index]
+        except Exception as error:
+            reason = f"could not be read: {type(error).__name__}: {error}."
+            raise DataError(self.name, index, reason) from error
+        if not isinstance(example, Mapping):
+            kind = type(example).__name__
+            reason = (
+                f'is of type {kind}; a dict was expected, such as {{"image": ..., "label": ...}}.'
+            )
+            raise DataError(self.name, index, reason)
+        return example
+
+    def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """The items, stacked field by field; raises `DataError` where their shapes differ."""
+        places = indices.tolist()
+        examples = self.fetch(places)
+        first = {key: np.asarray(value) for key, value in examples[0].items()}
+        numeric = [key for key, value in first.items() if is_numeric(value.dtype)]
+        columns = {key: self._column(key, examples, places) for key in numeric}
+        return {key: narrow(column, key, self.name) for key, column in columns.items()}
+
+    def fetch(self, places: list[int]) -> Sequence[Example]:
+        """The items as they come; raises `DataError` for the first that cannot be read."""
+        many = getattr(self.items, "__getitems__", None)
+        if many is not None:
+            try:
+                return many(places)
+            except Exception:
+                # Which example was it? The reads one by one find out.
+                return [self[place] for place in places]
+        return [self[place] for place in places]
+
+    def _column(self, key: str, examples: Sequence[Example], places: list[int]) -> np.ndarray:
+        for place, example in zip(places, examples, strict=True):
+            if key not in example:
+                raise DataError(self.name, place, f"has no {key!r}; it has {sorted(example)}.")
+        values = [np.asarray(example[key]) for example in examples]
+        for place, value in zip(places, values, strict=True):
+            if value.shape != values[0].shape or value.dtype != values[0].dtype:
+                raise DataError(
+                    self.name,
+                    place,
+                    f"has {key!r} of shape {value.shape} and type {value.dtype}; example "
+                    f"{places[0]} has {values[0].shape} and {values[0].dtype}. A batch needs equal "
+                    f"ones: wrap the source in an object whose items are resized, cut or padded.",
+                )
+        return np.stack(values)
+
+
+def is_numeric(dtype: np.dtype) -> bool:
+    """Whether a device can hold it; text cannot go there, and is left out of batches."""
+    return dtype.kind in "biufc" or dtype.name.startswith(("bfloat", "float8", "int4", "uint4"))
+
+
+def narrow(values: np.ndarray, key: str, name: str) -> np.ndarray:
+    """64-bit numbers in 32 bits, as JAX holds them by default; integers must fit."""
+    kind = _NARROW.get(values.dtype.name)
+    if kind is None:
+        return values
+    narrowed = values.astype(kind)
+    if values.dtype.kind in "iu" and not np.array_equal(narrowed, values):
+        raise UserError(
+            f"{key!r} of {name} holds integers beyond 32 bits, such as {np.abs(values).max()}, "
+            f"which JAX would cut off. Leave the field out, or store it in smaller numbers."
+        )
+    return narrowed

@@ -1,0 +1,135 @@
+"""One split of a dataset: examples that are read by index, and how to make them model inputs."""
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import jax
+import numpy as np
+
+from jaxmodels.data import image
+from jaxmodels.data.batches import Batches, Padded
+from jaxmodels.data.sources import DataError, Example, Source
+from jaxmodels.typing import Batch, Key, UserError
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Examples by index.
+
+    `preprocess` is the chain of `functions`; `kept`, where given, holds the indices in the source
+    of the examples that were not left out. Positions in a split count from 0 to `len(split) - 1`;
+    indices in errors, reports and `skip` always count in the whole source.
+    """
+
+    source: Source
+    num_classes: int | None = None
+    class_names: tuple[str, ...] | None = None
+    functions: tuple[Callable[[Batch], Batch], ...] = (image.unit,)
+    kept: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a split without examples."""
+        if not len(self):
+            raise UserError(f"{self.name} has no examples. Check its source, or what was skipped.")
+
+    @property
+    def name(self) -> str:
+        """The source and the split, such as `mnist/train`."""
+        return self.source.name
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the source holds its examples in memory, or mapped."""
+        return self.source.in_memory
+
+    def __len__(self) -> int:
+        """How many examples it has."""
+        return len(self.source) if self.kept is None else len(self.kept)
+
+    def __getitem__(self, position: int) -> Example:
+        """One example as it is stored, not preprocessed."""
+        if not -len(self) <= position < len(self):
+            raise IndexError(f"{self.name} has {len(self)} examples; asked for {position}.")
+        return self.source[int(self.indices(np.array([position % len(self)]))[0])]
+
+    def __iter__(self) -> Iterator[Example]:
+        """The examples in their order."""
+        return (self[position] for position in range(len(self)))
+
+    def indices(self, positions: np.ndarray) -> np.ndarray:
+        """Where in the source the examples at these positions stand."""
+        return positions if self.kept is None else self.kept[positions]
+
+    def read(self, positions: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
+        """Several examples stacked, not preprocessed: the numeric fields, at most 32 bits wide.
+
+        Raises `DataError` for an example that cannot be read or whose label is out of range.
+        """
+        indices = self.indices(np.asarray(positions))
+        batch = self.source.read(indices)
+        if self.num_classes is not None and "label" in batch:
+            check_labels(self.name, batch["label"], self.num_classes, indices)
+        return batch
+
+    def preprocess(self, batch: Batch) -> Batch:
+        """Make a raw batch a model's input: pure, deterministic, traceable by jax."""
+        return functools.reduce(lambda made, function: function(made), self.functions, batch)
+
+    def map(self, function: Callable[[Batch], Batch]) -> "Split":
+        """The same examples, with `function` after the other preprocessing."""
+        return replace(self, functions=(*self.functions, function))
+
+    def without(self, indices: Iterable[int] | np.ndarray) -> "Split":
+        """The split without the examples at these indices of its source."""
+        skipped = np.asarray(list(indices))
+        if not len(skipped):
+            return self
+        if skipped.dtype.kind not in "iu":
+            raise UserError(f"Examples are skipped by their indices, not by {skipped.dtype}.")
+        wrong = skipped[(skipped < 0) | (skipped >= len(self.source))]
+        if len(wrong):
+            raise UserError(
+                f"Cannot skip example {wrong[0]} of {self.name}: it has {len(self.source)}."
+            )
+        kept = np.arange(len(self.source)) if self.kept is None else self.kept
+        return replace(self, kept=kept[~np.isin(kept, skipped)])
+
+    def example(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and types of a raw batch."""
+        return {
+            key: jax.ShapeDtypeStruct((batch_size, *value.shape[1:]), value.dtype)
+            for key, value in self._first.items()
+        }
+
+    def batches(
+        self,
+        batch_size: int,
+        transform: Callable[[Key, Batch], Batch] | None = None,
+        skip: Iterable[int] | np.ndarray = (),
+        seed: int = 0,
+    ) -> Batches:
+        """An endless stream of batches, reshuffled every epoch; `skip` leaves examples out.
+
+        `transform` is random augmentation (`data.image`), applied after the preprocessing.
+        """
+        return Batches(self.without(skip), batch_size, transform, seed)
+
+    def padded(self, batch_size: int, rows: np.ndarray | None = None) -> Padded:
+        """Every example once, in order, in batches of equal size with a `mask`: for evaluation."""
+        return Padded(self, batch_size, rows)
+
+    @functools.cached_property
+    def _first(self) -> dict[str, np.ndarray]:
+        return self.read(np.array([0]))
+
+
+def check_labels(name: str, labels: np.ndarray, classes: int, indices: np.ndarray) -> None:
+    """Raise `DataError` for the first label that is no integer in 0..classes-1."""
+    if labels.dtype.kind not in "iu":
+        raise UserError(f"Labels of {name} must be integers; they are {labels.dtype}.")
+    if labels.min() >= 0 and labels.max() < classes:
+        return
+    row = np.flatnonzero(((labels < 0) | (labels >= classes)).reshape(len(labels), -1).any(1))[0]
+    reason = f"has the label {labels[row]}; with {classes} classes it must be in 0..{classes - 1}."
+    raise DataError(name, int(indices[row]), reason)
