@@ -1,0 +1,150 @@
+"""The leaves of a pytree by path, as a checkpoint holds them.
+
+A checkpoint is nested dicts named by the path alone (`opt_state/0/mu/Dense_0/kernel`), so it does
+not depend on the classes of the state. Typed PRNG keys are held as their words, and arrays without
+elements are described but not stored, since Orbax refuses them.
+"""
+
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxmodels.typing import UserError
+
+Path = tuple[str, ...]
+Shapes = dict[str, tuple[tuple[int, ...], str]]
+"""Shape and dtype by path."""
+
+
+def describe(tree: Any) -> Shapes:
+    """Shape and dtype of every leaf of `tree`."""
+    return {"/".join(path): (tuple(leaf.shape), str(leaf.dtype)) for path, leaf in _flat(tree)}
+
+
+def differences(expected: Shapes, found: Shapes) -> list[str]:
+    """A line for each leaf that isn't the same in both."""
+    names = dict.fromkeys([*expected, *found])
+    return [
+        f"{name}: expected {_shown(expected.get(name))}, found {_shown(found.get(name))}"
+        for name in names
+        if expected.get(name) != found.get(name)
+    ]
+
+
+def stored(tree: Any) -> dict[str, Any]:
+    """The arrays of `tree` that are stored, as nested dicts."""
+    return _nest({path: _words(leaf) for path, leaf in _flat(tree) if math.prod(leaf.shape)})
+
+
+def stored_like(like: Any) -> dict[str, Any]:
+    """What `stored` gives for a tree like `like`, as `ShapeDtypeStruct`s with shardings."""
+    return _nest({path: _abstract(leaf) for path, leaf in _flat(like) if math.prod(leaf.shape)})
+
+
+def part_like(shapes: Mapping[str, Any], part: str) -> Any:
+    """The leaves below `part`, from what `describe` found, as `ShapeDtypeStruct`s in nested dicts.
+
+    Raises `UserError` if there are none.
+    """
+    chosen = {n: entry for n, entry in shapes.items() if f"{n}/".startswith(f"{part}/")}
+    if not chosen:
+        parts = ", ".join(dict.fromkeys(name.partition("/")[0] for name in shapes))
+        raise UserError(f"the checkpoint has no part {part!r}; its parts are {parts}")
+    return _nest(
+        {
+            tuple(name.split("/")): jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(dtype))
+            for name, (shape, dtype) in chosen.items()
+        }
+    )
+
+
+def at(nested: Mapping[str, Any], part: str) -> Any:
+    """What `part`, such as `opt_state/0`, names in nested dicts."""
+    return _at(nested, tuple(part.split("/")))
+
+
+def restored(like: Any, nested: Mapping[str, Any]) -> Any:
+    """A tree like `like` with the arrays of `nested`: the inverse of `stored`."""
+    leaves = [
+        _typed(leaf, _at(nested, path)) if math.prod(leaf.shape) else _empty(leaf)
+        for path, leaf in _flat(like)
+    ]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def _flat(tree: Any) -> list[tuple[Path, Any]]:
+    pairs = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return [(_path(keys), _array(leaf)) for keys, leaf in pairs]
+
+
+def _path(keys: tuple[Any, ...]) -> Path:
+    return tuple(jax.tree_util.keystr((key,), simple=True) for key in keys) or ("value",)
+
+
+def _array(leaf: Any) -> Any:
+    # Python's and numpy's numbers become what jax makes of them; copied, since saving reads later.
+    return leaf if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct) else jnp.array(leaf)
+
+
+def _nest(flat: Mapping[Path, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for (*parents, name), value in flat.items():
+        level = nested
+        for parent in parents:
+            level = level.setdefault(parent, {})
+        level[name] = value
+    return nested
+
+
+def _at(nested: Mapping[str, Any], path: Path) -> Any:
+    value: Any = nested
+    for name in path:
+        value = value[name]
+    return value
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _words(leaf: Any) -> Any:
+    # Orbax stores typed keys too, but gives a single key back with the sharding P(None,) in place
+    # of P(), for which a step would be compiled again.
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    words = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
+    return jax.ShapeDtypeStruct(words.shape, words.dtype, sharding=_sharding(leaf))
+
+
+def _sharding(leaf: Any) -> jax.sharding.Sharding:
+    return leaf.sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+
+def _typed(like: Any, words: jax.Array) -> jax.Array:
+    if not _is_key(like):
+        return words
+    # Inside jit, so that it is in all respects what a step gives: see `_words`.
+    wrap = functools.partial(jax.random.wrap_key_data, impl=_implementation(like))
+    return jax.jit(wrap, out_shardings=_sharding(like))(words)
+
+
+def _implementation(like: Any) -> Any:
+    # `key_impl` takes no ShapeDtypeStruct, but it does take what is traced from one.
+    found = []
+    jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), like)
+    return found[0]
+
+
+def _empty(like: Any) -> jax.Array:
+    make = jax.jit(lambda: jnp.zeros(like.shape, like.dtype), out_shardings=_sharding(like))
+    return make()
+
+
+def _shown(entry: Any) -> str:
+    return "nothing" if entry is None else f"{entry[1]}{list(entry[0])}"

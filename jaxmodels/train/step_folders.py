@@ -1,0 +1,161 @@
+"""The files of a run's checkpoints: which steps are there, which are whole, which may go.
+
+For step 300, `300/` is what Orbax wrote, and `300.json` is the record: sizes and checksums of those
+files, shapes, metrics, metadata. The record is written last and deleted first, so a step without
+one was never completed. Only process 0 calls what changes files.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from jaxmodels.train import checksums
+from jaxmodels.typing import UserError
+
+_LEFT_BY_A_KILL = re.compile(r"(\d+)(\.orbax-checkpoint-tmp.*|\.json\.partial)?")
+
+
+class StepFolders:
+    """The checkpoints in `folder`, which is made if it isn't there."""
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        """`folder` is a path or an address such as `gs://bucket/run`."""
+        self.folder = _absolute(folder)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = f"no checkpoints can be kept in {self.folder}: {error.strerror}"
+            raise UserError(reason) from None
+
+    def path(self, step: int) -> epath.Path:
+        """Where Orbax writes `step`."""
+        return self.folder / str(step)
+
+    def steps(self) -> list[int]:
+        """Steps with a folder and a record, ascending."""
+        names = self._names()
+        return sorted(int(name) for name in names if name.isdigit() and f"{name}.json" in names)
+
+    def record(self, step: int) -> dict[str, Any]:
+        """The record of `step`; raises `checksums.BrokenError` if it isn't what was written."""
+        return checksums.read_sealed(self._record_path(step))
+
+    def complete(self, step: int, record: Mapping[str, Any]) -> None:
+        """Add checksums to the record and write it: from now on the checkpoint counts."""
+        files = checksums.of_folder(self.path(step))
+        checksums.write_sealed(self._record_path(step), {**record, "files": files})
+
+    def damage(self, step: int) -> list[str]:
+        """What is wrong with the checkpoint of `step`, by file; every byte is read."""
+        try:
+            files = self.record(step)["files"]
+        except checksums.BrokenError as error:
+            return [f"step {step}: {step}.json: {error}"]
+        return [f"step {step}: {line}" for line in checksums.damage(self.path(step), files)]
+
+    def newest_whole(self) -> dict[str, Any]:
+        """The newest undamaged `step` or None, and the `newer` ones with `reasons` against them.
+
+        `any` tells whether there is a record at all: without one, nothing was ever completed.
+        """
+        names = self._names()
+        records = {int(name[:-5]) for name in names if re.fullmatch(r"\d+\.json", name)}
+        reasons, newer = [], []
+        for step in sorted(records | {int(n) for n in names if n.isdigit()}, reverse=True):
+            damage = self.damage(step)
+            if not damage:
+                return {"step": step, "newer": newer, "reasons": reasons, "any": True}
+            newer.append(step)
+            reasons += damage
+        return {"step": None, "newer": newer, "reasons": reasons, "any": bool(records)}
+
+    def make_room(self, step: int) -> None:
+        """Ready the folder for saving `step`: what a killed process left of it gets out of the way.
+
+        Raises `UserError` if a completed checkpoint is there.
+        """
+        if step in self.steps():
+            raise UserError(
+                f"{self.path(step)} is a checkpoint of another run; "
+                "choose a new folder, or move it away"
+            )
+        self._remove_partial(step)
+        self.move_aside(step)
+
+    def move_aside(self, step: int) -> None:
+        """Rename what there is of `step` to `300.damaged`, or `300.damaged-2` and so on."""
+        names, number = self._names(), 1
+        while {_damaged(step, number), _damaged(step, number) + ".json"} & names:
+            number += 1
+        # The folder first: should all end in between, the record still tells of the damage.
+        for suffix in ("", ".json"):
+            if f"{step}{suffix}" in names:
+                target = self.folder / f"{_damaged(step, number)}{suffix}"
+                (self.folder / f"{step}{suffix}").rename(target)
+
+    def discard(self, step: int) -> None:
+        """Delete what a failed save of `step` left; a completed checkpoint stays."""
+        self._remove_partial(step)
+        if step not in self.steps() and self.path(step).exists():
+            self.path(step).rmtree()
+
+    def prune(self, newest: int, keep: int, best: str | None, sign: int) -> None:
+        """Delete all but the last `keep` and the one where `sign` times `best` is smallest.
+
+        What was left unfinished before step `newest` goes too.
+        """
+        steps = self.steps()
+        kept = {*steps[-keep:], *self._best(steps, best, sign)}
+        for step in set(steps) - kept:
+            self._record_path(step).unlink()
+            self.path(step).rmtree()
+        for name in self._names():
+            left = _LEFT_BY_A_KILL.fullmatch(name)
+            if left and int(left[1]) < newest and int(left[1]) not in kept:
+                _remove(self.folder / name)
+
+    def free(self) -> str:
+        """Free space, for people."""
+        if "://" in os.fspath(self.folder):
+            return "an unknown number of bytes"
+        return f"{shutil.disk_usage(self.folder).free / 1e6:,.0f} MB"
+
+    def _remove_partial(self, step: int) -> None:
+        for name in self._names():
+            if name.startswith((f"{step}.orbax-checkpoint-tmp", f"{step}.json.partial")):
+                _remove(self.folder / name)
+
+    def _best(self, steps: list[int], metric: str | None, sign: int) -> list[int]:
+        values = {step: sign * self._metrics(step).get(metric, np.nan) for step in steps}
+        finite = [step for step in steps if np.isfinite(values[step])]
+        return [min(finite, key=lambda step: values[step])] if finite else []
+
+    def _metrics(self, step: int) -> Mapping[str | None, float]:
+        try:
+            return self.record(step)["metrics"]
+        except checksums.BrokenError:
+            return {}
+
+    def _record_path(self, step: int) -> epath.Path:
+        return self.folder / f"{step}.json"
+
+    def _names(self) -> set[str]:
+        return {path.name for path in self.folder.iterdir()}
+
+
+def _absolute(folder: str | os.PathLike[str]) -> epath.Path:
+    path = epath.Path(folder)
+    return path if "://" in os.fspath(path) else path.resolve()
+
+
+def _damaged(step: int, number: int) -> str:
+    return f"{step}.damaged" + (f"-{number}" if number > 1 else "")
+
+
+def _remove(path: epath.Path) -> None:
+    path.rmtree() if path.is_dir() else path.unlink()
