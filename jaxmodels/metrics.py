@@ -141,11 +141,10 @@ def classification_figures(totals: Totals, top: Sequence[int] = (5,)) -> Figures
     width, closed above.
     """
     count, ranks = int(totals["count"]), np.asarray(totals["ranks"])
-    accuracy = float(ranks[0] / count)
     gap = np.abs(np.asarray(totals["bin_correct"]) - np.asarray(totals["bin_confidence"]))
     return {
-        "accuracy": accuracy,
-        "error": 1.0 - accuracy,
+        "accuracy": float(ranks[0] / count),
+        "error": float((count - ranks[0]) / count),
         "cross_entropy": float(totals["cross_entropy"] / count),
         **{f"top{k}": float(ranks[:k].sum() / count) for k in top if k < len(ranks)},
         "ece": float(gap.sum() / count),

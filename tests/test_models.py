@@ -29,8 +29,8 @@ from jaxmodels.typing import UserError
 SAME = {"rtol": 2e-5, "atol": 2e-5}
 
 
-def small_resnet(block, stem, shortcut, **kwargs):
-    return ResNet(3, (1, 2), (4, 8), block, stem, shortcut, **kwargs)
+def small_resnet(blocks, block, stem, shortcut):
+    return ResNet(3, blocks, (4, 8), block, stem, shortcut)
 
 
 # Compiling the default generator takes seconds for each model; what is tested is the same.
@@ -46,15 +46,15 @@ TABLE = {
     "convnet": (ConvNet(3, (4, 8), 16), (8, 8, 1)),
     "convnet dropout": (ConvNet(3, (4, 8), 32, dropout=(0.1, 0.3)), (11, 9, 3)),
     "resnet cifar": (
-        small_resnet(BasicBlock, resnet.cifar_stem, resnet.pad_shortcut),
+        small_resnet((1, 2), BasicBlock, resnet.cifar_stem, resnet.pad_shortcut),
         (8, 8, 3),
     ),
     "resnet basic": (
-        small_resnet(BasicBlock, resnet.imagenet_stem, resnet.project_shortcut),
+        small_resnet((1, 1), BasicBlock, resnet.imagenet_stem, resnet.project_shortcut),
         (17, 17, 3),
     ),
     "resnet bottleneck": (
-        small_resnet(Bottleneck, resnet.imagenet_stem, resnet.project_shortcut),
+        small_resnet((1, 1), Bottleneck, resnet.imagenet_stem, resnet.project_shortcut),
         (16, 16, 1),
     ),
 }
