@@ -1,6 +1,9 @@
-"""Before any test: eight CPU devices, strict ranks, and checked array shapes."""
+"""Before any test: eight CPU devices, strict ranks, checked shapes, and caches of its own."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -11,3 +14,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 install_import_hook("jaxmodels", "beartype.beartype")
+
+# For the runs in this session and the processes that it starts; the user's own stays as it is.
+os.environ["JAXMODELS_CACHE"] = tempfile.mkdtemp(prefix="jaxmodels-cache-")
+atexit.register(shutil.rmtree, os.environ["JAXMODELS_CACHE"], ignore_errors=True)

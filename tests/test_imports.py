@@ -25,7 +25,7 @@ ALLOWED = {
     "report": BASE,
     "sharding": BASE,
     "train": BASE | {"sharding", "grads"},
-    "experiment": BASE | {"sharding", "grads", "precision", "train", "report"},
+    "experiment": BASE | {"data", "sharding", "grads", "precision", "train", "report"},
 }
 """Every part, and the parts that it may import beside itself. There is no cycle among them."""
 

@@ -50,7 +50,7 @@ def alone(request):
 def test_the_curve_is_the_same_on_every_mesh(alone, spec):
     model, expected = alone
     found, _ = losses(model, sharding.mesh(spec))
-    assert expected[-1] < expected[0]
+    assert min(expected[1:]) < expected[0]
     # Sums in another order differ in the last of 24 bits, 6e-8; Adam divides by gradients' sizes,
     # which blows that up where they are near zero, and six steps carry it on.
     np.testing.assert_allclose(found, expected, rtol=2e-4)

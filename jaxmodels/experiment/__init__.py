@@ -2,8 +2,8 @@
 
 from jaxmodels.experiment.claim import Experiment
 from jaxmodels.experiment.cli import run
-from jaxmodels.experiment.folder import results
+from jaxmodels.experiment.folder import params, results
 from jaxmodels.experiment.options import Options
 from jaxmodels.experiment.training import Outcome, train
 
-__all__ = ["Experiment", "Options", "Outcome", "results", "run", "train"]
+__all__ = ["Experiment", "Options", "Outcome", "params", "results", "run", "train"]

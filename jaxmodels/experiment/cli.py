@@ -1,22 +1,31 @@
 """From a function's signature to a command line, and from a mistake to one line."""
 
 import dataclasses
+import errno
 import functools
-import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import jax
 import tyro
+from jax.experimental.compilation_cache import compilation_cache
 
 from jaxmodels import sharding
+from jaxmodels.data import cache
 from jaxmodels.experiment.claim import Experiment
 from jaxmodels.experiment.folder import open_folder
 from jaxmodels.experiment.options import Options
-from jaxmodels.experiment.training import Outcome, train
+from jaxmodels.experiment.training import Outcome, check, train
+from jaxmodels.train import Diverged
+from jaxmodels.train.checkpoint import SaveFailed
 from jaxmodels.typing import UserError
+
+HELP = tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone
+
+NO_ROOM = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
+"""A full disk, a used-up quota, a limit on the size of files."""
 
 
 def run(make: Callable[..., Experiment], argv: Sequence[str] | None = None) -> Outcome:
@@ -25,17 +34,28 @@ def run(make: Callable[..., Experiment], argv: Sequence[str] | None = None) -> O
     Args:
         make: its arguments are the hyperparameters; its docstring is the help.
         argv: the arguments; the process's own if absent.
+
+    Raises:
+        SystemExit: 2 for a mistake of the user's; 1 if the loss is not finite or a disk is full;
+            143 or 130 where SIGTERM or SIGINT stopped the run. A message is on stderr.
     """
     hyperparameters, options = parse(make, argv)
     try:
         sharding.start(options.coordinator, options.processes, options.process_id)
         use_compilation_cache(options.compilation_cache)
+        check_steps(hyperparameters)
         experiment = make(**hyperparameters)
+        check(experiment, options)
         folder = open_folder(make, hyperparameters, options)
         return train(experiment, options, folder)
+    except (Diverged, SaveFailed) as error:
+        raise SystemExit(complain(error, status=1)) from None
     except UserError as error:
-        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        raise SystemExit(complain(error, status=2)) from None
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise SystemExit(complain(error, status=1)) from None
 
 
 def parse(
@@ -49,25 +69,33 @@ def parse(
 
     @dataclasses.dataclass
     class Command:
-        hyperparameters: Annotated[dict[str, Any], tyro.conf.arg(constructor=record, name="")]
-        options: Annotated[Options, tyro.conf.arg(name="")]
+        experiment: Annotated[dict[str, Any], tyro.conf.arg(constructor=record)]
+        run: Options
 
-    module = sys.modules[make.__module__]
-    command = tyro.cli(Command, args=argv, description=module.__doc__)
-    return command.hyperparameters, command.options
+    description = sys.modules[make.__module__].__doc__
+    command = tyro.cli(Command, args=argv, description=description, config=HELP)
+    return command.experiment, command.run
+
+
+def check_steps(hyperparameters: Mapping[str, Any]) -> None:
+    """Raise `UserError` for no steps: schedules would, with less to say."""
+    steps = hyperparameters.get("steps", 1)
+    if steps < 1:
+        raise UserError(f"--steps is a positive number; got {steps}")
+
+
+def complain(error: Exception, status: int) -> int:
+    """Print the error and its notes, and give the exit status back."""
+    lines = [f"{Path(sys.argv[0]).name}: {error}", *getattr(error, "__notes__", ())]
+    print(*lines, sep="\n", file=sys.stderr)
+    return status
 
 
 def use_compilation_cache(where: str) -> None:
     """Keep compiled programs in a folder, so that a second start need not compile."""
-    if where == "off":
-        return
-    folder = Path(where) if where != "auto" else cache_folder() / "compiled"
-    jax.config.update("jax_compilation_cache_dir", str(folder))
+    folder = cache.root() if where == "auto" else None if where == "off" else Path(where)
+    jax.config.update("jax_compilation_cache_dir", folder and str(folder / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
-
-
-def cache_folder() -> Path:
-    """The user's folder of things that can be made again: `JAXMODELS_CACHE`, or the platform's."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("JAXMODELS_CACHE") or Path(home) / "jaxmodels")
+    # If something was compiled before, jax has settled on not using a cache, or on another folder.
+    compilation_cache.reset_cache()

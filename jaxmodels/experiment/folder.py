@@ -19,14 +19,18 @@ import jax
 import numpy as np
 
 from jaxmodels.experiment.options import Options
+from jaxmodels.train.checkpoint import Checkpoints
+from jaxmodels.train.collective import from_first
 from jaxmodels.typing import UserError
 
 CONFIG = "config.json"
 RESULTS = "results.json"
+CHECKPOINTS = "checkpoints"
 PACKAGES = "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"
 
-BINDING_OPTIONS = "seed", "precision", "accumulate", "on_nan"
-"""The options that change what is computed; a run goes on only with the same."""
+BINDING_OPTIONS = "seed", "precision", "accumulate"
+"""The options that change what is computed; a run goes on only with the same. (`on_nan` changes
+nothing before a loss that is not finite, and then skipping is the way to go on.)"""
 
 FREE_HYPERPARAMETERS = "data_dir", "steps"
 """`data_dir` says where, not what; more `steps` is how a finished run is taken further."""
@@ -40,20 +44,24 @@ def open_folder(
     Raises:
         UserError: `--out` is no folder, is not writable, or belongs to something else.
     """
-    name = make.__name__
-    folder = options.out or Path("runs") / name / f"{datetime.datetime.now():%Y%m%d-%H%M%S}"
     config = {
-        "experiment": name,
+        "experiment": make.__name__,
         "claim": inspect.getdoc(inspect.getmodule(make)),
         "hyperparameters": _plain(hyperparameters),
         "options": _plain(dataclasses.asdict(options)),
         **_circumstances(),
     }
-    _make(folder)
-    _refuse_other(folder, config)
-    if jax.process_index() == 0:
+
+    def opened() -> str:
+        now = f"{datetime.datetime.now():%Y%m%d-%H%M%S}"
+        folder = options.out or Path("runs") / make.__name__ / now
+        _make(folder)
+        _refuse_other(folder, config)
         write_json(folder / CONFIG, config)
-    return folder
+        return str(folder)
+
+    # One process for all: their clocks differ, and so does what each would find in the folder.
+    return Path(from_first(opened))
 
 
 def results(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -67,17 +75,38 @@ def results(folder: str | os.PathLike[str]) -> dict[str, Any]:
     }
 
 
+def params(folder: str | os.PathLike[str], part: str = "params") -> Any:
+    """The params of the newest good checkpoint of a run, as nested dicts on one device.
+
+    These are what the optimizer works on. By its name any other part of the state can be read, such
+    as `collections` (BatchNorm's statistics), or the average that a chain's second link keeps:
+    `params(folder, "opt_state/1/ema")`.
+
+    Raises:
+        UserError: no run is there, or no good checkpoint, or no such part.
+    """
+    checkpoints = Path(folder) / CHECKPOINTS
+    if not checkpoints.is_dir():
+        raise UserError(f"{folder} holds no {CHECKPOINTS}: no run, or none that saved its state")
+    return Checkpoints(checkpoints).read_latest(part)
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write in one stroke: a reader, or a kill, never meets half a file."""
-    new = path.with_suffix(".tmp")
+    new = _partial(path)
     new.write_text(json.dumps(_plain(content), indent=2) + "\n")
     os.replace(new, path)
 
 
 def continuation(folder: Path) -> str:
     """The command that goes on with the run in `folder`."""
-    arguments = sys.argv if "--out" in sys.argv else [*sys.argv, "--out", str(folder)]
+    given = any(argument.partition("=")[0] == "--out" for argument in sys.argv)
+    arguments = sys.argv if given else [*sys.argv, "--out", str(folder)]
     return shlex.join(["uv", "run", *arguments])
+
+
+def _partial(path: Path) -> Path:
+    return path.with_suffix(".tmp")
 
 
 def _make(folder: Path) -> None:
@@ -94,28 +123,37 @@ def _make(folder: Path) -> None:
 def _refuse_other(folder: Path, config: Mapping[str, Any]) -> None:
     path = folder / CONFIG
     if not path.exists():
-        if any(folder.iterdir()):
+        if any(found.name != _partial(path).name for found in folder.iterdir()):
             raise UserError(
                 f"--out {folder} is not empty and holds no {CONFIG}, so it is no run's folder; "
                 "choose a new one"
             )
         return
-    differences = [
-        f"  {name}: {was!r} there, {now!r} now"
-        for name, was, now in _differences(json.loads(path.read_text()), config)
-    ]
-    if differences:
+    try:
+        differences = _differences(json.loads(path.read_text()), config)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(
+            f"{path} is not what a run writes; give the folder of a run, or a new one"
+        ) from None
+    if differences and _begun(folder):
         raise UserError(
             f"--out {folder} belongs to another run:\n" + "\n".join(differences) + "\n"
             "Give the same values to go on with it, or another folder to start anew."
         )
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    pairs = _binding(old), _binding(new)
-    names = sorted(set(pairs[0]) | set(pairs[1]))
-    values = ((name, *(pair.get(name, "absent") for pair in pairs)) for name in names)
-    return [(name, was, now) for name, was, now in values if was != now]
+def _begun(folder: Path) -> bool:
+    """Whether it has checkpoints: a run that failed before its first one is free to be changed."""
+    return any((folder / CHECKPOINTS).glob("*"))
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    there, here = _binding(old), _binding(new)
+    return [
+        f"  {name}: {there.get(name, 'absent')!r} there, {here.get(name, 'absent')!r} now"
+        for name in sorted(there.keys() | here.keys())
+        if there.get(name, "absent") != here.get(name, "absent")
+    ]
 
 
 def _binding(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,17 +2,23 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from tyro.conf import arg
 
 from jaxmodels.typing import UserError
+
+COUNTS = "accumulate", "steps_per_call", "eval_every", "save_every", "keep", "log_every"
+
+_Interval = Annotated[int | None, arg(metavar="STEPS", help_behavior_hint="")]
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How a run is made; none of these says what is claimed."""
+    """How it is run; on any devices, with any of these, the claim is the same."""
 
-    out: Path | None = None
-    """The run's folder; a run that is there goes on. Default: runs/EXPERIMENT/DATE-TIME."""
+    out: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
+    """The run's folder, new or of a run to go on with (default: runs/NAME/DATE-TIME)."""
     seed: int = 0
     """Initial params, order of the data and dropout follow from it."""
     mesh: str = "data=-1"
@@ -25,34 +31,32 @@ class Options:
     """Steps per dispatch; more is faster for small models."""
     on_nan: Literal["stop", "skip"] = "stop"
     """At a loss that is not finite: stop the run, or skip that update."""
-    eval_every: int | None = None
-    """Steps between evaluations. Default: a tenth of the run."""
-    save_every: int | None = None
-    """Steps between checkpoints. Default: a tenth of the run."""
+    eval_every: _Interval = None
+    """Between evaluations (default: a tenth of the run)."""
+    save_every: _Interval = None
+    """Between checkpoints (default: a tenth of the run)."""
+    log_every: _Interval = None
+    """That a line of metrics.jsonl averages (default: a hundredth of the run)."""
     keep: int = 2
     """How many of the newest checkpoints stay, beside the best."""
-    log_every: int | None = None
-    """Steps that a line of metrics.jsonl averages. Default: a hundredth of the run."""
-    compilation_cache: str = "auto"
-    """Folder of compiled programs; auto: in the user's cache folder; off: none."""
-    coordinator: str | None = None
-    """host:port of process 0, if several processes train together and no cluster says so."""
-    processes: int | None = None
-    """How many processes train together."""
-    process_id: int | None = None
-    """The number of this one, from 0."""
+    compilation_cache: Annotated[str, arg(metavar="FOLDER")] = "auto"
+    """Of compiled programs; auto: among the user's caches, off: none."""
+    coordinator: Annotated[str | None, arg(metavar="HOST:PORT", help_behavior_hint="")] = None
+    """Of process 0, if several processes train together that no cluster started."""
+    processes: Annotated[int | None, arg(help_behavior_hint="")] = None
+    """How many they are."""
+    process_id: Annotated[int | None, arg(help_behavior_hint="")] = None
+    """Which one this is, from 0."""
 
     def __post_init__(self) -> None:
-        counts = "accumulate", "steps_per_call", "eval_every", "save_every", "keep", "log_every"
-        for name in counts:
-            self._check_positive(name)
+        for name in COUNTS:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                option = name.replace("_", "-")
+                raise UserError(f"--{option} is a positive number; got {value}")
+        if not 0 <= self.seed < 2**32:  # jax.random.key sees no more of it
+            raise UserError(f"--seed is a number from 0 to 2**32 - 1; got {self.seed}")
 
     def interval(self, name: str, steps: int, parts: int) -> int:
         """The interval of that name, or its default: a `parts`-th of the run."""
         return getattr(self, name) or max(1, steps // parts)
-
-    def _check_positive(self, name: str) -> None:
-        value = getattr(self, name)
-        if value is not None and value < 1:
-            option = name.replace("_", "-")
-            raise UserError(f"--{option} is a positive number; got {value}")

@@ -14,7 +14,8 @@ from jaxmodels import report
 class Recorder:
     """Means of the training scalars over windows of steps, figures, and progress.
 
-    Only process 0 writes; on the others all of this does nothing.
+    Only process 0 writes; on the others all of this does nothing. Leaving the context writes the
+    window that is open.
     """
 
     def __init__(self, folder: Path, total: int, batch_size: int, every: int) -> None:
@@ -22,7 +23,8 @@ class Recorder:
         self.first_step: float | None = None
         self._begun = time.perf_counter()
         self._every = every
-        self._window: list[dict[str, np.ndarray]] = []
+        self._seen = 0
+        self._window: list[dict[str, float]] = []
         first = jax.process_index() == 0
         self._log = report.Log(folder, total, per_step=batch_size) if first else None
 
@@ -33,7 +35,8 @@ class Recorder:
 
     def __exit__(self, *exception: Any) -> None:
         if self._log:
-            self._log.__exit__(*exception)
+            with self._log:
+                self.end_window()
 
     def resume(self, step: int) -> None:
         """Go on after `step`; what was written beyond it is dropped."""
@@ -49,13 +52,24 @@ class Recorder:
         """Take in the scalars of a call that ended with step n."""
         if self.first_step is None:
             self.first_step = time.perf_counter() - self._begun
-        steps = len(scalars["loss"])
-        self._window.append(scalars)
         if not self._log:
             return
         self._log.progress(n, {name: values[-1] for name, values in scalars.items()})
-        if n // self._every > (n - steps) // self._every:
-            self._log.write(n, self._means())
+        for i in range(steps := len(scalars["loss"])):
+            self._seen = n - steps + i + 1
+            self._window.append({name: float(values[i]) for name, values in scalars.items()})
+            if self._seen % self._every == 0:
+                self.end_window()
+
+    def end_window(self) -> None:
+        """Write the means since the last window; at each checkpoint, where a restart would begin.
+
+        Only what is finite counts: steps that were skipped are not in the mean.
+        """
+        if self._log and self._window:
+            window, self._window = self._window, []
+            means = {name: _mean_of_finite([step[name] for step in window]) for name in window[0]}
+            self._log.write(self._seen, {f"train/{name}": mean for name, mean in means.items()})
 
     def figures(self, n: int, figures: Mapping[str, Any]) -> None:
         """Write down an evaluation's single numbers."""
@@ -66,9 +80,7 @@ class Recorder:
                 f"step {n:,}  " + "  ".join(f"{k} {v:.4f}" for k, v in single.items())
             )
 
-    def _means(self) -> dict[str, float]:
-        window, self._window = self._window, []
-        return {
-            f"train/{name}": float(np.mean(np.concatenate([call[name] for call in window])))
-            for name in window[0]
-        }
+
+def _mean_of_finite(values: list[float]) -> float:
+    finite = [value for value in values if np.isfinite(value)]
+    return float(np.mean(finite)) if finite else float("nan")

@@ -1,8 +1,9 @@
 """A run: begin or go on, train, evaluate, save, and leave a page behind."""
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from jax.sharding import Mesh
 
 from jaxmodels import grads, report, sharding, tree
 from jaxmodels.experiment.claim import Experiment
-from jaxmodels.experiment.folder import RESULTS, continuation, write_json
+from jaxmodels.experiment.folder import CHECKPOINTS, RESULTS, continuation, write_json
 from jaxmodels.experiment.options import Options
 from jaxmodels.experiment.page import write_page
 from jaxmodels.experiment.record import Recorder
@@ -24,11 +25,11 @@ from jaxmodels.train import (
     OnScalars,
     State,
     abstract,
-    all_finite,
     check_finite,
     compile_step,
     evaluator,
     fit,
+    healthy,
     init,
     repeat,
     skip_nonfinite,
@@ -51,17 +52,18 @@ def train(experiment: Experiment, options: Options, folder: Path) -> Outcome:
     """Train the experiment in `folder`, from the newest good checkpoint there if there is one.
 
     Raises:
-        UserError: a mistake of the user's, before anything is computed.
-        Diverged: a loss was not finite, and `options.on_nan` is "stop".
+        UserError: a mistake of the user's.
+        SaveFailed: a checkpoint cannot be written; it names the last good one.
+        Diverged: a loss is not finite, and `options.on_nan` is "stop"; nothing such was saved.
         SystemExit: a signal asked to stop; the state is saved.
     """
+    mesh = check(experiment, options)
     experiment = configured(experiment, options)
-    mesh = sharding.mesh(options.mesh)
-    sharding.local_rows(mesh, experiment.train.batch_size)
     every = options.interval("log_every", experiment.steps, 100)
     with (
         Recorder(folder, experiment.steps, experiment.train.batch_size, every) as recorder,
         open_checkpoints(experiment, options, folder) as checkpoints,
+        _naming_the_last_good(checkpoints, folder),
         listening() as asked,
     ):
         run = _Run(experiment, options, mesh, recorder, checkpoints)
@@ -73,8 +75,23 @@ def train(experiment: Experiment, options: Options, folder: Path) -> Outcome:
             f"stopped and saved at step {int(state.step):,}; go on with\n  {continuation(folder)}"
         )
         raise SystemExit(asked.number)
+    if options.on_nan == "skip":
+        figures = {**figures, "train/skipped": int(state.skipped)}
     _conclude(experiment, mesh, state, figures, folder, recorder.first_step)
     return Outcome(state, figures, folder)
+
+
+def check(experiment: Experiment, options: Options) -> Mesh:
+    """The mesh of the options; raises `UserError` where it is none, or the batch does not fit."""
+    mesh = sharding.mesh(options.mesh)
+    batch_size, parts = experiment.train.batch_size, options.accumulate
+    if batch_size % parts:
+        raise UserError(
+            f"a batch of {batch_size} cannot be taken in {parts} equal parts; "
+            f"choose a batch size that is a multiple of {parts}, or another --accumulate"
+        )
+    sharding.local_rows(mesh, batch_size)
+    return mesh
 
 
 def configured(experiment: Experiment, options: Options) -> Experiment:
@@ -99,7 +116,7 @@ def open_checkpoints(experiment: Experiment, options: Options, folder: Path) -> 
     """The run's checkpoints: the newest ones, and the best by the experiment's figure."""
     best = experiment.best_figure
     lower = best is None or (better_by(best, 0.0, 1.0) or 0.0) >= 0
-    return Checkpoints(folder / "checkpoints", keep=options.keep, best=best, minimize=lower)
+    return Checkpoints(folder / CHECKPOINTS, keep=options.keep, best=best, minimize=lower)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,26 +174,29 @@ class _Run:
 
     def judge(self, n: int, state: State) -> None:
         """Evaluate the state, and write the figures down."""
-        params = self.experiment.evaluated(state)
         self.judged.clear()
-        self.judged[n] = {
-            f"{name}/{figure}": value
-            for name, evaluate in self._evaluators.items()
-            for figure, value in evaluate(params, state.collections).items()
-        }
+        self.judged[n] = self._evaluate(state)
         self.recorder.figures(n, self.judged[n])
 
     def figures(self, state: State) -> dict[str, Any]:
         """The figures of this state, evaluated if they have not been."""
-        if int(state.step) not in self.judged:
-            self.judge(int(state.step), state)
-        return self.judged[int(state.step)]
+        return self.judged.get(int(state.step)) or self._evaluate(state)
 
     def save(self, n: int, state: State) -> None:
-        """Save the state, unless a param is not finite: the good ones stay."""
-        if not self._finite(state.params):
-            raise Diverged(n, float("nan"), None)
+        """Save the state, unless it is not finite: the good ones stay."""
+        if not self._healthy(state):
+            message = f"the loss of step {n} is finite, but params or state are not after it"
+            raise Diverged(message, n)
+        self.recorder.end_window()
         self.checkpoints.save(n, state, single_values(self.judged.get(n, {})))
+
+    def _evaluate(self, state: State) -> dict[str, Any]:
+        params = self.experiment.evaluated(state)
+        return {
+            f"{name}/{figure}": value
+            for name, evaluate in self._evaluators.items()
+            for figure, value in evaluate(params, state.collections).items()
+        }
 
     @functools.cached_property
     def _on_scalars(self) -> OnScalars:
@@ -196,8 +216,24 @@ class _Run:
         return {name: evaluator(part, self.mesh) for name, part in parts}
 
     @functools.cached_property
-    def _finite(self) -> Any:
-        return jax.jit(all_finite)
+    def _healthy(self) -> Any:
+        return jax.jit(healthy)
+
+
+@contextlib.contextmanager
+def _naming_the_last_good(checkpoints: Checkpoints, folder: Path) -> Iterator[None]:
+    """Add to `Diverged` from where the run can go on."""
+    try:
+        yield
+    except Diverged as error:
+        checkpoints.wait()
+        steps = checkpoints.steps()
+        last = folder / CHECKPOINTS / str(steps[-1]) if steps else "none was saved yet"
+        error.add_note(f"last good checkpoint: {last}")
+        error.add_note(
+            f"to go on and leave such updates out:\n  {continuation(folder)} --on-nan skip"
+        )
+        raise
 
 
 def _check_steps(left: int, begin: int, per_call: int) -> None:
@@ -229,5 +265,5 @@ def _conclude(
     write_json(folder / RESULTS, figures)
     page = write_page(folder, experiment, state, whole, figures, first_step)
     if skipped := int(state.skipped):
-        print(f"{skipped:,} updates were skipped: their loss was not finite")
+        print(f"{skipped:,} updates were skipped: their loss, or what they made, was not finite")
     print(report.summary(figures, experiment.published, folder, page, continuation(folder)))

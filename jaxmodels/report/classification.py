@@ -58,14 +58,22 @@ def _scores(model: Any, split: Any, variables: Any, batch_size: int) -> Scores:
 
 
 def first_kernel(params: Any) -> np.ndarray | None:
-    """The first kernel in the order of the paths, if it forms images that can be looked at."""
+    """The kernel that reads the images, if it forms images that can be looked at.
+
+    The order of a network's layers is not in its params. Convolutions come before dense layers, a
+    `stem` before all, and what is left goes by name.
+    """
     import jax
 
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    kernels = [leaf for path, leaf in leaves if path[-1] == jax.tree_util.DictKey("kernel")]
+    kernels = [
+        (-leaf.ndim, "stem" not in (name := jax.tree_util.keystr(path)), name, leaf)
+        for path, leaf in leaves
+        if path[-1] == jax.tree_util.DictKey("kernel")
+    ]
     if not kernels:
         return None
-    kernel = np.asarray(jax.device_get(kernels[0]))
+    kernel = np.asarray(jax.device_get(min(kernels, key=lambda entry: entry[:3])[3]))
     try:
         as_images(kernel)
     except ValueError:

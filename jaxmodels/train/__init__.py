@@ -6,6 +6,7 @@ from jaxmodels.train.state import State, abstract, init
 from jaxmodels.train.step import (
     all_finite,
     compile_step,
+    healthy,
     make_step,
     repeat,
     skip_nonfinite,
@@ -24,6 +25,7 @@ __all__ = [
     "evaluate",
     "evaluator",
     "fit",
+    "healthy",
     "init",
     "make_step",
     "repeat",

@@ -1,7 +1,8 @@
 """Exact evaluation: every example once, on all devices of all hosts."""
 
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -12,7 +13,11 @@ from jaxmodels.typing import Batch, Collections, Model, Params
 
 Totals = dict[str, np.ndarray]
 
+AHEAD = 2
+"""Batches under way while one is fetched, so that the device never waits for the host."""
 
+
+@runtime_checkable
 class Evaluation(Protocol):
     """What `jaxmodels.metrics` makes; anything with these parts will do."""
 
@@ -47,15 +52,24 @@ def evaluator(
     rows = local_rows(mesh, size)
 
     def run(params: Params, collections: Collections) -> dict[str, Any]:
-        parts = [
+        parts = (
             compiled(params, collections, feed(batch, mesh))
             for batch in evaluation.split.padded(size, rows)
-        ]
-        # Fetched when all are under way, so that the device never waits for the host.
-        totals = [jax.tree.map(_widened, jax.device_get(part)) for part in parts]
+        )
+        totals = [jax.tree.map(_widened, jax.device_get(part)) for part in _ahead(parts)]
         return evaluation.summary(jax.tree.map(lambda *xs: np.sum(xs, axis=0), *totals))
 
     return run
+
+
+def _ahead(parts: Iterator[Any]) -> Iterator[Any]:
+    """The parts, `AHEAD` of them begun before the first is waited for, and no more in memory."""
+    begun: deque[Any] = deque()
+    for part in parts:
+        begun.append(part)
+        if len(begun) > AHEAD:
+            yield begun.popleft()
+    yield from begun
 
 
 def _rounded(batch_size: int, mesh: Mesh) -> int:

@@ -12,7 +12,7 @@ from jaxmodels.sharding import stream
 from jaxmodels.sharding.feed import Readable
 from jaxmodels.train.state import State
 from jaxmodels.train.step import Update
-from jaxmodels.typing import Scalars
+from jaxmodels.typing import Batch, Scalars
 
 LATE = 2
 """Calls whose figures are not yet asked for: the host works ahead while the device computes."""
@@ -33,13 +33,17 @@ class Action:
 
 
 class Diverged(ArithmeticError):
-    """The loss of a step is NaN or infinite."""
+    """A loss, or what the update made of the state, is NaN or infinite.
 
-    def __init__(self, step: int, loss: float, last: tuple[int, float] | None) -> None:
-        """`step` has the bad `loss`; `last` is the last step with a finite one, and that loss."""
-        self.step, self.loss, self.last = step, loss, last
-        good = "no step before it" if last is None else f"step {last[0]} with {last[1]:.6g}"
-        super().__init__(f"the loss of step {step} is {loss}; the last finite loss: {good}")
+    Attributes:
+        step: the first that is not finite.
+        last: the last step with a finite loss before it, and that loss, where known.
+    """
+
+    def __init__(self, message: str, step: int, last: tuple[int, float] | None = None) -> None:
+        """`message` is for the user."""
+        super().__init__(message)
+        self.step, self.last = step, last
 
 
 def fit(
@@ -98,7 +102,9 @@ def check_finite() -> OnScalars:
         first = n - len(scalars["loss"]) + 1
         for number, loss in enumerate(scalars["loss"].tolist(), first):
             if not np.isfinite(loss):
-                raise Diverged(number, loss, last)
+                good = f"step {last[0]} with {last[1]:.6g}" if last else "no step before it"
+                message = f"the loss of step {number} is {loss}; the last finite loss: {good}"
+                raise Diverged(message, number, last)
             last = number, loss
 
     return check
@@ -106,7 +112,7 @@ def check_finite() -> OnScalars:
 
 def _numbered(
     batches: Readable, mesh: Mesh, start: int, stop: int, per_call: int | None
-) -> Iterator[tuple[int, int, object]]:
+) -> Iterator[tuple[int, int, Batch]]:
     size = per_call or 1
     for i, batch in enumerate(stream(batches, mesh, start, stop, per_call)):
         yield start + i * size, start + (i + 1) * size, batch

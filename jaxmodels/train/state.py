@@ -1,7 +1,7 @@
 """What a step carries to the next."""
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -9,24 +9,28 @@ import optax
 from jax.sharding import Mesh
 
 from jaxmodels.sharding import Rule, fsdp, place
-from jaxmodels.typing import Array, Batch, Collections, Key, Params
+from jaxmodels.typing import Batch, Collections, Key, Params
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class State:
-    """All that a run is at a step number; a checkpoint holds this and nothing else."""
+    """All that a run is at a step number; a checkpoint holds this and nothing else.
 
-    step: Array
+    Leaves are arrays, or, as in any pytree of this form, their shapes or shardings.
+    """
+
+    step: Any
     params: Params
-    collections: Collections
+    collections: Any
     opt_state: Any
-    key: Key
+    key: Any
     """Step n draws from `fold_in(key, n)`."""
-    skipped: Array
+    skipped: Any
     """How many updates `skip_nonfinite` has left out."""
 
 
+@runtime_checkable
 class Initializable(Protocol):
     """The part of an objective that makes variables."""
 

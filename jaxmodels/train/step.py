@@ -47,11 +47,11 @@ def update(
 
 
 def skip_nonfinite(step: Update) -> Update:
-    """Where the loss or a new param is NaN or infinite, only step number and `skipped` change."""
+    """Where the loss or the new state is not finite, only step number and `skipped` change."""
 
     def guarded(state: State, batch: Batch) -> tuple[State, Scalars]:
         new, scalars = step(state, batch)
-        good = jnp.isfinite(scalars["loss"]) & all_finite(new.params)
+        good = jnp.isfinite(scalars["loss"]) & healthy(new)
         kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state)
         skipped = state.skipped + jnp.where(good, 0, 1)
         return dataclasses.replace(kept, step=new.step, skipped=skipped), scalars
@@ -71,12 +71,16 @@ def compile_step(step: Update) -> Update:
     """`step` under `jit`: the state is donated and keeps its placement."""
     compiled = None
 
+    def training_step(state: State, batch: Batch) -> tuple[State, Scalars]:
+        return step(state, batch)  # the name is what profiles and compilation logs show
+
     def call(state: State, batch: Batch) -> tuple[State, Scalars]:
         nonlocal compiled
         if compiled is None:
             # Pinned: XLA is free to choose other output shardings, and the second step would
             # compile again.
-            compiled = jax.jit(step, donate_argnums=0, out_shardings=(shardings(state), None))
+            placed = shardings(state), None
+            compiled = jax.jit(training_step, donate_argnums=0, out_shardings=placed)
         return compiled(state, batch)
 
     return call
@@ -91,6 +95,19 @@ def make_step(
     return compile_step(update(objective, optimizer, grad))
 
 
+def healthy(state: State) -> Array:
+    """Whether params and collections are finite, and the optimizer's state holds no NaN.
+
+    Infinities there can be meant, such as the best loss so far of a schedule that waits for one.
+    """
+    return all_finite((state.params, state.collections)) & ~_any(jnp.isnan, state.opt_state)
+
+
 def all_finite(tree: Any) -> Array:
     """Whether every scalar in every leaf is finite."""
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+    return ~_any(lambda leaf: ~jnp.isfinite(leaf), tree)
+
+
+def _any(test: Callable[[Array], Array], tree: Any) -> Array:
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return jnp.any(jnp.array([jnp.any(test(leaf)) for leaf in leaves]))
