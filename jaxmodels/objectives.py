@@ -67,7 +67,7 @@ class Objective:
         scalars = {name: jnp.mean(values) for name, values in scalars.items()}
         loss = jnp.mean(losses)
         if self.penalties:
-            scalars["penalty"] = sum(penalty(params) for penalty in self.penalties)
+            scalars["penalty"] = sum((penalty(params) for penalty in self.penalties), jnp.float32(0))
             loss = loss + scalars["penalty"]
         return loss, Aux(collections, scalars)
 
@@ -129,4 +129,4 @@ def _sum(fn: Callable[[Array], Array], params: Params, mask: Mask) -> Array:
         params,
         mask(params),
     )
-    return sum(jax.tree.leaves(terms), jnp.float32(0))
+    return jax.tree.reduce(jnp.add, terms, jnp.float32(0))

@@ -42,7 +42,7 @@ def ema(decay: float) -> optax.GradientTransformation:
     ema(0.999))`. Updates pass through unchanged. `averaged` finds the average.
     """
 
-    def update(updates: Any, state: EmaState, params: Params | None = None) -> tuple[Any, EmaState]:
+    def update(updates: Any, state: Any, params: Params = None) -> tuple[Any, EmaState]:
         new = optax.apply_updates(params, updates)
         return updates, EmaState(optax.incremental_update(new, state.ema, 1 - decay))
 

@@ -27,7 +27,7 @@ class Dataset(Mapping[str, Split]):
 
     name: str
     openers: Mapping[str, Callable[[], Split]]
-    num_classes: int | None = None
+    classes: int | None = None
     class_names: tuple[str, ...] | None = None
     _opened: dict[str, Split] = field(default_factory=dict, repr=False)
 
@@ -39,6 +39,13 @@ class Dataset(Mapping[str, Split]):
         if key not in self._opened:
             self._opened[key] = self.openers[key]()
         return self._opened[key]
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are; raises `UserError` where the examples have none."""
+        if self.classes is None:
+            raise UserError(f"{self.name} has no classes: its examples are not labelled.")
+        return self.classes
 
     def map(self, function: Callable[[Batch], Batch]) -> "Dataset":
         """The dataset with `function` after the other preprocessing of each split."""

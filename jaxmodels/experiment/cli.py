@@ -46,7 +46,7 @@ def run(make: Callable[..., Experiment], argv: Sequence[str] | None = None) -> O
         check_steps(hyperparameters)
         experiment = make(**hyperparameters)
         check(experiment, options)
-        folder = open_folder(make, hyperparameters, options)
+        folder = open_folder(make, hyperparameters, experiment, options)
         return train(experiment, options, folder)
     except (Diverged, SaveFailed) as error:
         raise SystemExit(complain(error, status=1)) from None

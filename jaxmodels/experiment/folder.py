@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxmodels.experiment.claim import Experiment
 from jaxmodels.experiment.options import Options
 from jaxmodels.train.checkpoint import Checkpoints
 from jaxmodels.train.collective import from_first
@@ -37,7 +38,10 @@ FREE_HYPERPARAMETERS = "data_dir", "steps"
 
 
 def open_folder(
-    make: Callable[..., Any], hyperparameters: Mapping[str, Any], options: Options
+    make: Callable[..., Experiment],
+    hyperparameters: Mapping[str, Any],
+    experiment: Experiment,
+    options: Options,
 ) -> Path:
     """The folder of a new run, or of the one in `--out` if it is the same experiment's.
 
@@ -47,7 +51,9 @@ def open_folder(
     config = {
         "experiment": make.__name__,
         "claim": inspect.getdoc(inspect.getmodule(make)),
+        "published": dict(experiment.published),
         "hyperparameters": _plain(hyperparameters),
+        "steps": experiment.steps,
         "options": _plain(dataclasses.asdict(options)),
         **_circumstances(),
     }

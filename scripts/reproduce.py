@@ -1,0 +1,82 @@
+"""Run an experiment over seeds and print its row of the table in experiments/README.md.
+
+    uv run scripts/reproduce.py lenet_mnist --seeds 0 1 2
+    uv run scripts/reproduce.py resnet_cifar10 --seeds 0 --arguments --dataset cifar10_subset
+
+Runs that are finished are only read; runs that were stopped go on.
+"""
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from statistics import mean, stdev
+
+import tyro
+from tyro.conf import Positional
+
+from jaxmodels import experiment, report
+from jaxmodels.report.progress import duration
+from jaxmodels.report.verdict import written
+
+
+def reproduce(
+    name: Positional[str],
+    seeds: tuple[int, ...] = (0, 1, 2),
+    out: Path = Path("runs/reproduce"),
+    arguments: tuple[str, ...] = (),
+) -> None:
+    """Run an experiment over seeds, and print its row of the table.
+
+    Args:
+        name: of a script in experiments/.
+        seeds: one run each.
+        out: the runs' folders are in here, by name and seed.
+        arguments: passed on to the script.
+    """
+    script = Path(__file__).parent.parent / "experiments" / f"{name}.py"
+    folders = [out / name / f"seed-{seed}" for seed in seeds]
+    for seed, folder in zip(seeds, folders, strict=True):
+        if not (folder / "results.json").exists():
+            command = [sys.executable, script, *arguments, "--seed", str(seed), "--out", folder]
+            subprocess.run(command, check=True)
+    print(row(name, arguments, folders))
+
+
+def row(name: str, arguments: tuple[str, ...], folders: list[Path]) -> str:
+    """The table's row: command, published, measured, steps, time of a run, machine."""
+    config = json.loads((folders[0] / "config.json").read_text())
+    results = [experiment.results(folder) for folder in folders]
+    measured = [
+        f"{figure.partition('/')[2]} {spread(figure, [r[figure] for r in results])}"
+        for figure in config["published"]
+    ]
+    published = [
+        f"{figure.partition('/')[2]} {written(figure, value)}"
+        for figure, value in config["published"].items()
+    ]
+    times = [report.read_metrics(folder)["time"][1] for folder in folders]
+    cells = [
+        f"`{shlex.join(['uv', 'run', f'experiments/{name}.py', *arguments])}`",
+        "<br>".join(published),
+        "<br>".join(measured),
+        f"{config['steps']:,}",
+        duration(mean(float(time.max() - time.min()) for time in times)),
+        f"{os.cpu_count()} cores, {platform.machine()}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def spread(figure: str, values: list[float]) -> str:
+    """Mean and standard deviation over seeds, or the single value."""
+    if len(values) == 1:
+        return f"{written(figure, values[0])} (1 seed)"
+    deviation = written(figure, stdev(values))
+    return f"{written(figure, mean(values))} ± {deviation} ({len(values)} seeds)"
+
+
+if __name__ == "__main__":
+    tyro.cli(reproduce)
