@@ -6,6 +6,13 @@ import shutil
 import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Eight devices on two busy cores may keep each other waiting for longer than the 40 s after which
+# XLA ends the process.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_cpu_collective_call_warn_stuck_timeout_seconds=120"
+    + " --xla_cpu_collective_call_terminate_timeout_seconds=600"
+)
 
 import jax
 from jaxtyping import install_import_hook

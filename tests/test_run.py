@@ -100,9 +100,9 @@ def test_params_that_are_read_back_give_the_figures_of_the_run(uninterrupted):
     }
     test = data.load("digits")["test"]
     batch = test.preprocess(test.read(np.arange(len(test))))
-    logits = Net(64, 0.5).apply(variables, batch["image"])
-    found = np.argmax(np.asarray(logits), -1)
-    assert np.mean(found == np.asarray(batch["label"])) == experiment.results(folder)["test/accuracy"]
+    logits = np.asarray(Net(64, 0.5).apply(variables, batch["image"]))
+    right = np.argmax(logits, -1) == np.asarray(batch["label"])
+    assert np.mean(right) == experiment.results(folder)["test/accuracy"]
 
 
 def test_reading_passes_a_damaged_checkpoint_over_with_a_warning(copied, uninterrupted):
