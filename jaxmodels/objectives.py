@@ -67,7 +67,9 @@ class Objective:
         scalars = {name: jnp.mean(values) for name, values in scalars.items()}
         loss = jnp.mean(losses)
         if self.penalties:
-            scalars["penalty"] = sum((penalty(params) for penalty in self.penalties), jnp.float32(0))
+            scalars["penalty"] = sum(
+                (penalty(params) for penalty in self.penalties), jnp.float32(0)
+            )
             loss = loss + scalars["penalty"]
         return loss, Aux(collections, scalars)
 

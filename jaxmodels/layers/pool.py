@@ -1,7 +1,5 @@
 """Pooling without overlap, over the two spatial axes of (..., H, W, C)."""
 
-import jax.numpy as jnp
-
 from jaxmodels.typing import Array
 
 
