@@ -1,18 +1,23 @@
 """How fast this machine trains: steps, starts, input, checkpoints, beside PyTorch in the same run.
 
-Where PyTorch is installed, its eager mode takes turns with ours, and the ratio is that of each pair
-of turns: a machine whose speed drifts slows both. `uv run --with torch scripts/benchmark.py`.
+Where PyTorch is installed, its eager mode takes turns with ours, in a process of its own, and the
+ratio is that of each pair of turns: a machine whose speed drifts slows both. Anything else that
+runs slows PyTorch more, whose threads wait actively: measure on a machine that is otherwise idle.
+
+    uv run --with torch scripts/benchmark.py
 """
 
 import dataclasses
 import functools
 import importlib.util
+import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -119,13 +124,14 @@ def timed(call: Callable[[], Any]) -> float:
 
 def turn(call: Callable[[], Any], seconds: float) -> float:
     """Seconds per call, over calls that together take about as long as asked."""
+    call()
     calls = max(1, round(seconds / timed(call)))
     return timed(lambda: [call() for _ in range(calls)]) / calls
 
 
 def steps(workloads: tuple[str, ...], batch_size: int, turns: int, seconds: float) -> None:
     """Print step times, beside PyTorch's."""
-    twins = torch_twins()
+    peer = torch_peer()
     print(f"\nTraining step, float32, batch {batch_size}, {os.cpu_count()} cores")
     print("| network | parameters | ms | examples/s | compile s | PyTorch eager ms | ratio |")
     print("|---|---|---|---|---|---|---|")
@@ -133,22 +139,40 @@ def steps(workloads: tuple[str, ...], batch_size: int, turns: int, seconds: floa
         split = images(MODELS[name][1])
         batch = split.batches(batch_size)[0]
         ours = Ours(name, batch, split)
-        theirs = twins and twins.make_step(name, batch, os.cpu_count() or 1)
-        assert not twins or twins.count(name) == ours.parameters, f"{name}: the twins differ"
-        pairs = [
-            (turn(ours, seconds), turn(theirs, seconds) if theirs else None) for _ in range(turns)
-        ]
+        theirs = functools.partial(peer_turn, peer, name, batch, seconds, ours.parameters)
+        pairs = [(turn(ours, seconds), theirs()) for _ in range(turns)]
         print(row(name, ours, batch_size, pairs), flush=True)
 
 
-def torch_twins() -> Any:
-    """The networks in PyTorch, or None where it is not installed."""
+def torch_peer() -> ProcessPoolExecutor | None:
+    """A process for PyTorch, or None where it is not installed.
+
+    In one process, the threads of the one wait actively while the other computes.
+    """
     if importlib.util.find_spec("torch") is None:
         print("PyTorch is not installed: its columns stay empty")
         return None
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+
+
+def peer_turn(
+    peer: ProcessPoolExecutor | None, name: str, batch: Any, seconds: float, parameters: int
+) -> float | None:
+    """Seconds of the peer's step."""
+    if peer is None:
+        return None
+    theirs, count = peer.submit(torch_turn, name, batch, seconds).result()
+    assert count == parameters, f"{name}: {count} parameters there, {parameters} here"
+    return theirs
+
+
+def torch_turn(name: str, batch: Any, seconds: float) -> tuple[float, int]:
+    """In the peer's process: seconds per step, and the number of parameters."""
     import torch_twins
 
-    return torch_twins
+    return turn(
+        torch_twins.make_step(name, batch, os.cpu_count() or 1), seconds
+    ), torch_twins.count(name)
 
 
 def row(name: str, ours: Ours, batch_size: int, pairs: list[tuple[float, float | None]]) -> str:
