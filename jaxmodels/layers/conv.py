@@ -1,4 +1,22 @@
-"""Convolution with gradients that are fast on a CPU, and native on every other backend."""
+"""Convolution with gradients that are fast on a CPU, and native on every other backend.
+
+Two things make XLA's own slow there (jax 0.10, two cores, float32, batch 128, whole training step):
+
+- Its kernel gradient runs at 20 to 40 GFLOP/s, where the forward pass reaches 130, and XLA computes
+  the inputs again, normalisation and all, while it transposes them for it. Here it is a sum of
+  matrix products over chunks that stay in the cache.
+- Inside a loop (`lax.scan` over steps or microbatches) both gradients become naive code, since only
+  convolutions outside of loops are brought into the layout that the library runs.
+
+| milliseconds a step | XLA's | here | PyTorch 2.13 eager |
+|---|---|---|---|
+| ResNet-20, CIFAR | 605 | 410 | 235 |
+| ConvNet, MNIST (with `layers.pool`) | 73 | 55 | 39 |
+| ConvNet, in a `lax.scan` | 1,850 | 43 | |
+| LeNet-5, MNIST (with `layers.pool`) | 16 | 16 | 8.6 |
+
+The price is that it has no forward mode: `jax.jvp` raises (`jax.jvp` of `jax.grad` does not).
+"""
 
 import functools
 from collections.abc import Sequence
