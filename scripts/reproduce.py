@@ -1,11 +1,12 @@
 """Run an experiment over seeds and print its row of the table in experiments/README.md.
 
     uv run scripts/reproduce.py lenet_mnist --seeds 0 1 2
-    uv run scripts/reproduce.py resnet_cifar10 --seeds 0 --arguments --dataset cifar10_subset
+    uv run scripts/reproduce.py resnet_cifar10 --seeds 0 --dataset cifar10_subset
 
 Runs that are finished are only read; runs that were stopped go on.
 """
 
+import dataclasses
 import json
 import os
 import platform
@@ -23,30 +24,30 @@ from jaxmodels.report.progress import duration
 from jaxmodels.report.verdict import written
 
 
-def reproduce(
-    name: Positional[str],
-    seeds: tuple[int, ...] = (0, 1, 2),
-    out: Path = Path("runs/reproduce"),
-    arguments: tuple[str, ...] = (),
-) -> None:
-    """Run an experiment over seeds, and print its row of the table.
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Any other options are passed on to the experiment."""
 
-    Args:
-        name: of a script in experiments/.
-        seeds: one run each.
-        out: the runs' folders are in here, by name and seed.
-        arguments: passed on to the script.
-    """
-    script = Path(__file__).parent.parent / "experiments" / f"{name}.py"
-    folders = [out / name / f"seed-{seed}" for seed in seeds]
-    for seed, folder in zip(seeds, folders, strict=True):
+    name: Positional[str]
+    """Of a script in experiments/."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One run each."""
+    out: Path = Path("runs/reproduce")
+    """The runs' folders are in here, by name and seed."""
+
+
+def reproduce(options: Options, arguments: list[str]) -> None:
+    """Run an experiment over seeds, and print its row of the table."""
+    script = Path(__file__).parent.parent / "experiments" / f"{options.name}.py"
+    folders = [options.out / options.name / f"seed-{seed}" for seed in options.seeds]
+    for seed, folder in zip(options.seeds, folders, strict=True):
         if not (folder / "results.json").exists():
             command = [sys.executable, script, *arguments, "--seed", str(seed), "--out", folder]
             subprocess.run(command, check=True)
-    print(row(name, arguments, folders))
+    print(row(options.name, arguments, folders))
 
 
-def row(name: str, arguments: tuple[str, ...], folders: list[Path]) -> str:
+def row(name: str, arguments: list[str], folders: list[Path]) -> str:
     """The table's row: command, published, measured, steps, time of a run, machine."""
     config = json.loads((folders[0] / "config.json").read_text())
     results = [experiment.results(folder) for folder in folders]
@@ -79,4 +80,4 @@ def spread(figure: str, values: list[float]) -> str:
 
 
 if __name__ == "__main__":
-    tyro.cli(reproduce)
+    reproduce(*tyro.cli(Options, return_unknown_args=True))
