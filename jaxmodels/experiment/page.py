@@ -35,7 +35,7 @@ def write_page(
         report.settings(config),
     ]
     title, _, subtitle = config.pop("claim").partition("\n")
-    return report.write_page(folder / PAGE, title, subtitle.strip(), sections)
+    return report.write_page(folder / PAGE, title.rstrip("."), subtitle.strip(), sections)
 
 
 def _rows(params: Any) -> list[tuple[str, tuple[int, ...], Any, int, str]]:
