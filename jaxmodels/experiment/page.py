@@ -25,12 +25,16 @@ def write_page(
     config = json.loads((folder / CONFIG).read_text())
     metrics = report.read_metrics(folder)
     per_step = experiment.train.batch_size
-    times = {} if "time" not in metrics else {"": metrics["time"]}
+    throughput = (
+        [report.throughput(*metrics["time"], per_step, first_step=first_step)]
+        if "time" in metrics
+        else []
+    )
     sections = [
         report.comparison(experiment.published, figures),
         report.curves(metrics),
         *experiment.pictures(variables, figures),
-        *(report.throughput(*series, per_step, first_step=first_step) for series in times.values()),
+        *throughput,
         report.parameters(_rows(state.params)),
         report.settings(config),
     ]

@@ -5,13 +5,14 @@ One device, several, several hosts: the same calls.
 
 from jaxmodels.sharding.feed import feed, local_rows, stream
 from jaxmodels.sharding.hosts import start
-from jaxmodels.sharding.mesh import batch_axes, batch_sharding, mesh, replicated
+from jaxmodels.sharding.mesh import batch_axes, batch_sharding, batch_shards, mesh, replicated
 from jaxmodels.sharding.rules import Rule, fsdp, match, place, replicate
 
 __all__ = [
     "Rule",
     "batch_axes",
     "batch_sharding",
+    "batch_shards",
     "feed",
     "fsdp",
     "local_rows",

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxmodels.sharding.mesh import batch_axes, batch_sharding
+from jaxmodels.sharding.mesh import batch_sharding, batch_shards
 from jaxmodels.typing import Batch, UserError
 
 AHEAD = 2
@@ -32,7 +32,7 @@ def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray | None:
     Raises:
         UserError: the mesh does not divide the batch.
     """
-    shards = int(np.prod([mesh.shape[axis] for axis in batch_axes(mesh)]))
+    shards = batch_shards(mesh)
     if batch_size % shards:
         raise UserError(
             f"a batch of {batch_size} cannot be split over {shards} devices (mesh "

@@ -40,6 +40,11 @@ def batch_axes(mesh: Mesh) -> tuple[str, ...]:
     return tuple(axis for axis in BATCH_AXES if axis in mesh.axis_names)
 
 
+def batch_shards(mesh: Mesh) -> int:
+    """Into how many parts a batch is split."""
+    return math.prod(mesh.shape[axis] for axis in batch_axes(mesh))
+
+
 def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
     """The sharding of a batch whose axis B comes after `leading` others."""
     return NamedSharding(mesh, PartitionSpec(*[None] * leading, batch_axes(mesh)))

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxmodels.sharding import batch_axes, feed, local_rows, replicated
+from jaxmodels.sharding import batch_shards, feed, local_rows, replicated
 from jaxmodels.typing import Batch, Collections, Model, Params
 
 Totals = dict[str, np.ndarray]
@@ -74,7 +74,7 @@ def _ahead(parts: Iterator[Any]) -> Iterator[Any]:
 
 def _rounded(batch_size: int, mesh: Mesh) -> int:
     """The batch size, rounded up to what the mesh divides; the padding is masked."""
-    shards = int(np.prod([mesh.shape[axis] for axis in batch_axes(mesh)]))
+    shards = batch_shards(mesh)
     return -(-batch_size // shards) * shards
 
 
