@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxmodels.typing import Array, Batch, UserError
+from jaxmodels.typing import CARRY, Array, Batch, UserError
 
 Grad = Callable[..., Callable[..., tuple[Any, Any]]]
 
@@ -16,7 +16,8 @@ def accumulate(n: int, grad: Grad = jax.value_and_grad) -> Grad:
 
     Loss, gradients and scalars are the means over the parts, equal to the whole batch's where the
     objective is a mean over examples. Two things differ: BatchNorm normalises within a part and
-    passes its statistics on, and each part draws its own randomness.
+    passes its statistics on, and each part draws its own randomness. The rows of the collection
+    `carry` go with the rows of the batch.
 
     Raises:
         UserError: `n` is not positive, or, while tracing, does not divide the batch.
@@ -28,19 +29,26 @@ def accumulate(n: int, grad: Grad = jax.value_and_grad) -> Grad:
         value_and_grad = grad(fn, **kwargs)
 
         def accumulated(params: Any, collections: Any, batch: Batch, key: Any) -> tuple[Any, Any]:
-            def add(carry: Any, xs: tuple[Batch, Any]) -> tuple[Any, None]:
+            def add(carry: Any, xs: tuple[Any, Batch, Any]) -> tuple[Any, Any]:
                 collections, total = carry
-                (loss, aux), gradient = value_and_grad(params, collections, *xs)
+                own, *xs = xs
+                (loss, aux), gradient = value_and_grad(params, {**collections, **own}, *xs)
+                shared, own = _apart(aux.collections)
                 one = loss, aux.scalars, gradient
-                return (aux.collections, jax.tree.map(jnp.add, total, one)), None
+                return (shared, jax.tree.map(jnp.add, total, one)), own
 
-            parts = jax.tree.map(lambda x: _parts(x, n), batch), jax.random.split(key, n)
-            first = jax.tree.map(lambda x: x[0], parts)
-            (loss, aux), gradient = jax.eval_shape(value_and_grad, params, collections, *first)
+            collections, own = _apart(collections)
+            own, batch = jax.tree.map(lambda x: _parts(x, n), (own, batch))
+            parts = own, batch, jax.random.split(key, n)
+            own, *first = jax.tree.map(lambda x: x[0], parts)
+            (loss, aux), gradient = jax.eval_shape(
+                value_and_grad, params, {**collections, **own}, *first
+            )
             zeros = jax.tree.map(
                 lambda x: jnp.zeros(x.shape, x.dtype), (loss, aux.scalars, gradient)
             )
-            (collections, total), _ = jax.lax.scan(add, (collections, zeros), parts)
+            (collections, total), own = jax.lax.scan(add, (collections, zeros), parts)
+            collections = {**collections, **jax.tree.map(_joined, own)}
             loss, scalars, gradient = jax.tree.map(lambda x: x / n, total)
             return (loss, aux._replace(collections=collections, scalars=scalars)), gradient
 
@@ -61,3 +69,15 @@ def _parts(x: Array, n: int) -> Array:
             f"choose a batch size that is a multiple of {n}"
         )
     return jnp.swapaxes(x.reshape(x.shape[0] // n, n, *x.shape[1:]), 0, 1)
+
+
+def _joined(parts: Array) -> Array:
+    """(n, B / n, ...) -> (B, ...), the rows as they stood before `_parts`."""
+    n, rows, *rest = parts.shape
+    return jnp.swapaxes(parts, 0, 1).reshape(n * rows, *rest)
+
+
+def _apart(collections: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What all parts share, and what goes with the rows."""
+    shared = {name: value for name, value in collections.items() if name != CARRY}
+    return shared, {name: value for name, value in collections.items() if name == CARRY}

@@ -19,6 +19,8 @@ Batch = Mapping[str, Any]
 Params = Any
 Collections = Mapping[str, Any]
 """Variables that are not trained by gradients, such as `batch_stats`."""
+CARRY = "carry"
+"""The collection of what goes from batch to batch with each row; its leaves are (B, ...)."""
 Scalars = Mapping[str, Array]
 
 

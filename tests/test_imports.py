@@ -16,6 +16,7 @@ ALLOWED = {
     "tree": set(),
     "layers": BASE,
     "models": BASE | {"layers"},
+    "carry": BASE,
     "precision": BASE,
     "grads": BASE,
     "objectives": BASE,

@@ -94,6 +94,12 @@ class Experiment:
 
 
 def _inputs(reader: Any, split: Any) -> list[tuple[tuple[int, ...], str]]:
-    """Shapes, less the batch axis, and dtypes of what a model reads of a split."""
+    """Shapes, less the batch axis, and dtypes of what a model reads of a split.
+
+    Of integers, such as tokens, only the number of axes: sequences have many lengths.
+    """
     prepared = jax.eval_shape(split.preprocess, split.example(1))
-    return [(leaf.shape[1:], str(leaf.dtype)) for leaf in jax.tree.leaves(reader.inputs(prepared))]
+    return [
+        (leaf.shape[1:] if leaf.dtype.kind == "f" else (0,) * (leaf.ndim - 1), str(leaf.dtype))
+        for leaf in jax.tree.leaves(reader.inputs(prepared))
+    ]

@@ -13,7 +13,8 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxmodels import tree
-from jaxmodels.typing import UserError
+from jaxmodels.sharding.mesh import batch_sharding
+from jaxmodels.typing import CARRY, UserError
 
 Rule = Callable[[str, Any, Mesh], PartitionSpec]
 
@@ -80,7 +81,10 @@ def place(shapes: Any, mesh: Mesh, rule: Rule) -> Any:
         rule.check([path for path, _ in tree.named_leaves(shapes)])
 
     def sharding(path: str, leaf: Any) -> NamedSharding:
-        placed = NamedSharding(mesh, rule(path, leaf, mesh))
+        if path.startswith(f"collections/{CARRY}/"):
+            placed = batch_sharding(mesh)  # it has a row for each of the batch's
+        else:
+            placed = NamedSharding(mesh, rule(path, leaf, mesh))
         try:
             placed.shard_shape(leaf.shape)
         except ValueError as error:

@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxmodels.sharding import batch_shards, feed, local_rows, replicated
-from jaxmodels.typing import Batch, Collections, Model, Params
+from jaxmodels.sharding import batch_sharding, batch_shards, feed, local_rows, replicated
+from jaxmodels.typing import CARRY, Batch, Collections, Model, Params
 
 Totals = dict[str, np.ndarray]
 
@@ -27,6 +28,8 @@ class Evaluation(Protocol):
     statistics: Callable[[Any, Batch], dict[str, Any]]
     summary: Callable[[Totals], dict[str, Any]]
     batch_size: int
+    counted: Callable[[dict[str, Any]], Any]
+    carried: bool
 
 
 def evaluate(
@@ -41,25 +44,59 @@ def evaluator(
 ) -> Callable[[Params, Collections], dict[str, Any]]:
     """`evaluate` as a function that is compiled once and called many times."""
 
-    def statistics(params: Params, collections: Collections, batch: Batch) -> dict[str, Any]:
-        batch = evaluation.split.preprocess(batch)
-        variables = {"params": params, **collections}
-        outputs = evaluation.model.apply(variables, *evaluation.inputs(batch))
-        return evaluation.statistics(outputs, batch)
-
-    compiled = jax.jit(statistics, out_shardings=replicated(mesh))
     size = _rounded(evaluation.batch_size, mesh)
     rows = local_rows(mesh, size)
+    step = _compiled(evaluation, mesh)
+
+    def parts(params: Params, collections: Collections) -> Iterator[Any]:
+        collections = {k: v for k, v in collections.items() if k != CARRY}
+        for n, batch in enumerate(evaluation.split.padded(size, rows)):
+            fed = feed(batch, mesh)
+            if n == 0 and evaluation.carried:
+                collections[CARRY] = _start(evaluation, fed, mesh)
+            sums, carry = step(params, collections, fed, n)
+            collections |= carry
+            yield sums
 
     def run(params: Params, collections: Collections) -> dict[str, Any]:
-        parts = (
-            compiled(params, collections, feed(batch, mesh))
-            for batch in evaluation.split.padded(size, rows)
-        )
-        totals = [jax.tree.map(_widened, jax.device_get(part)) for part in _ahead(parts)]
+        totals = [
+            jax.tree.map(_widened, evaluation.counted(jax.device_get(sums)))
+            for sums in _ahead(parts(params, collections))
+        ]
         return evaluation.summary(jax.tree.map(lambda *xs: np.sum(xs, axis=0), *totals))
 
     return run
+
+
+def _compiled(evaluation: Evaluation, mesh: Mesh) -> Callable[..., Any]:
+    """`(params, collections, batch, n) -> (sums, carry)`, jitted."""
+    key = jax.random.key(0)
+
+    def statistics(
+        params: Params, collections: Collections, batch: Batch, n: Any
+    ) -> tuple[dict[str, Any], Collections]:
+        batch = evaluation.split.preprocess(batch)
+        outputs, carry = evaluation.model.apply(
+            {"params": params, **collections},
+            *evaluation.inputs(batch),
+            rngs={"sample": jax.random.fold_in(key, n)},
+            mutable=[CARRY] if evaluation.carried else [],
+        )
+        return evaluation.statistics(outputs, batch), carry
+
+    placed = replicated(mesh), batch_sharding(mesh)
+    return jax.jit(statistics, out_shardings=placed)
+
+
+def _start(evaluation: Evaluation, batch: Batch, mesh: Mesh) -> Any:
+    """A carry of zeros for as many rows as the batch has."""
+
+    def make() -> Any:
+        inputs = evaluation.inputs(evaluation.split.preprocess(batch))
+        return evaluation.model.init(jax.random.key(0), *inputs)[CARRY]
+
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(make))
+    return jax.device_put(zeros, batch_sharding(mesh))
 
 
 def _ahead(parts: Iterator[Any]) -> Iterator[Any]:
@@ -78,5 +115,6 @@ def _rounded(batch_size: int, mesh: Mesh) -> int:
     return -(-batch_size // shards) * shards
 
 
-def _widened(total: np.ndarray) -> np.ndarray:
+def _widened(total: Any) -> np.ndarray:
+    total = np.asarray(total)
     return total.astype(np.int64 if np.issubdtype(total.dtype, np.integer) else np.float64)

@@ -1,0 +1,81 @@
+"""The objective: a model, what it reads of a batch, and how its outputs are scored."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from jaxmodels.typing import Array, Batch, Collections, Key, Model, Params, Scalars
+
+Penalty = Callable[[Params], Array]
+
+
+class Aux(NamedTuple):
+    """What an objective returns beside the loss."""
+
+    collections: Collections
+    scalars: Scalars
+
+
+def as_stored(key: Key, batch: Batch) -> Batch:
+    """The batch, unprepared."""
+    del key
+    return batch
+
+
+def noise(key: Key) -> dict[str, Key]:
+    """The model's sources of randomness: one for dropout, one for drawn samples (latents)."""
+    return {"dropout": key, "sample": jax.random.fold_in(key, 1)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """A model, what it reads of a batch, and how its outputs are scored.
+
+    Calling it returns `(loss, Aux)`: `loss` is the mean over the batch of the first value that
+    `score` returns, (B,), plus the penalties. `prepare` is applied to each batch first,
+    under `jit`. Anything else with this call and with `init` is an objective as well.
+    """
+
+    model: Model
+    inputs: Callable[[Batch], tuple[Any, ...]]
+    score: Callable[[Any, Batch], tuple[Float[Array, " B"], Scalars]]
+    penalties: tuple[Penalty, ...] = ()
+    prepare: Callable[[Key, Batch], Batch] = as_stored
+
+    def init(self, key: Key, batch: Batch) -> tuple[Params, Collections]:
+        """Make the model's params and other collections."""
+        params_key, model_key, prepare_key = jax.random.split(key, 3)
+        inputs = self.inputs(self.prepare(prepare_key, batch))
+        variables = self.model.init({"params": params_key, **noise(model_key)}, *inputs)
+        return variables["params"], {k: v for k, v in variables.items() if k != "params"}
+
+    def __call__(
+        self, params: Params, collections: Collections, batch: Batch, key: Key
+    ) -> tuple[Array, Aux]:
+        """Compute the loss of a batch in training mode."""
+        prepare_key, model_key = jax.random.split(key)
+        batch = self.prepare(prepare_key, batch)
+        outputs, collections = self.model.apply(
+            {"params": params, **collections},
+            *self.inputs(batch),
+            train=True,
+            rngs=noise(model_key),
+            mutable=list(collections),
+        )
+        losses, scalars = self.score(outputs, batch)
+        scalars = {name: jnp.mean(values) for name, values in scalars.items()}
+        loss = jnp.mean(losses)
+        if self.penalties:
+            scalars["penalty"] = sum(
+                (penalty(params) for penalty in self.penalties), jnp.float32(0)
+            )
+            loss = loss + scalars["penalty"]
+        return loss, Aux(collections, scalars)
+
+    def after(self, prepare: Callable[[Key, Batch], Batch]) -> "Objective":
+        """The same objective of batches that `prepare` has yet to be applied to."""
+        return dataclasses.replace(self, prepare=prepare)
