@@ -26,6 +26,7 @@ def prepare(
         data_dir: The folder to put it in; by default TFDS_DATA_DIR, else ~/tensorflow_datasets.
         manual_dir: A folder with the original files, where they need not be downloaded.
     """
+    check_plain(name)
     # Imported here, so that --help is quick.
     import tensorflow_datasets as tfds
 
@@ -43,6 +44,18 @@ def check_name(name: str, known: list[str]) -> None:
     if plain not in known:
         close = difflib.get_close_matches(plain, known)
         fail(f"TFDS has no dataset {plain!r}. Similar names: {', '.join(close) or 'none'}.")
+
+
+def check_plain(name: str) -> None:
+    """End the program, saying where its files come from, where TFDS does not prepare the corpus."""
+    # Imported here, so that --help is quick.
+    from jaxmodels.data.text.folders import ORIGIN
+
+    if name in ORIGIN:
+        fail(
+            f"{name} is read from plain files, and needs no preparation. {ORIGIN[name]}\n"
+            f"Then tell the experiment the folder: --data-dir or JAXMODELS_TEXT_DIR."
+        )
 
 
 def check_tensorflow(name: str) -> None:

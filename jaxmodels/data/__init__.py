@@ -7,7 +7,7 @@
 There is no pipeline state: nothing to save, to seek or to lose when a run stops.
 """
 
-from jaxmodels.data import image
+from jaxmodels.data import image, synthetic, text
 from jaxmodels.data.batches import Batches, Padded
 from jaxmodels.data.check import Report, check
 from jaxmodels.data.dataset import Dataset, from_arrays, load, split
@@ -26,4 +26,6 @@ __all__ = [
     "image",
     "load",
     "split",
+    "synthetic",
+    "text",
 ]

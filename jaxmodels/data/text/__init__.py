@@ -1,0 +1,78 @@
+"""Texts, vocabularies and batches of tokens; as all data, batch n is a function of (seed, n).
+
+    corpus = text.load("tiny_shakespeare")
+    vocabulary = text.characters(*corpus.values())
+    ids = {split: vocabulary.encode(corpus[split]) for split in corpus}
+    train = text.windows(ids["train"], 256, vocab_size=len(vocabulary)).batches(64)
+    test = text.blocks(ids["test"], 256)             # every token once
+
+`stream` and `consecutive` read a text in its order, for models whose state goes on; `pairs` and
+`bucketed` are for translation; `packed` puts short documents into long rows.
+"""
+
+from jaxmodels.data.text.bucketed import Bucketed, bucketed
+from jaxmodels.data.text.characters import Bytes, Characters, byte_vocabulary, characters
+from jaxmodels.data.text.corpora import Corpus, load
+from jaxmodels.data.text.packed import packed
+from jaxmodels.data.text.pairs import at_most, lengths, pairs
+from jaxmodels.data.text.parallel import ParallelCorpus, load_pairs
+from jaxmodels.data.text.saved import vocabulary_from_json
+from jaxmodels.data.text.stream import Consecutive, Stream, consecutive, stream
+from jaxmodels.data.text.subwords import Subwords, subwords
+from jaxmodels.data.text.tokenize import detokenize, tokenize_words
+from jaxmodels.data.text.translation import Translation, boundaries, translation
+from jaxmodels.data.text.vocabulary import (
+    BOS,
+    EOS,
+    PAD,
+    SPECIAL,
+    UNK,
+    Vocabulary,
+    check_same,
+    framed,
+    unframed,
+)
+from jaxmodels.data.text.windows import blocks, windows
+from jaxmodels.data.text.words import Words, words
+
+__all__ = [
+    "BOS",
+    "EOS",
+    "PAD",
+    "SPECIAL",
+    "UNK",
+    "Bucketed",
+    "Bytes",
+    "Characters",
+    "Consecutive",
+    "Corpus",
+    "ParallelCorpus",
+    "Stream",
+    "Subwords",
+    "Translation",
+    "Vocabulary",
+    "Words",
+    "at_most",
+    "blocks",
+    "boundaries",
+    "bucketed",
+    "byte_vocabulary",
+    "characters",
+    "check_same",
+    "consecutive",
+    "detokenize",
+    "framed",
+    "lengths",
+    "load",
+    "load_pairs",
+    "packed",
+    "pairs",
+    "stream",
+    "subwords",
+    "tokenize_words",
+    "translation",
+    "unframed",
+    "vocabulary_from_json",
+    "windows",
+    "words",
+]

@@ -1,0 +1,100 @@
+"""Texts for language models: a corpus by name, its splits as strings."""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from jaxmodels.data import prepared
+from jaxmodels.data.dataset import MissingSplitError
+from jaxmodels.data.text import folders
+from jaxmodels.data.text.stdlib import stdlib
+from jaxmodels.typing import UserError
+
+PTB_FILES = {
+    "train": "ptb.train.txt",
+    "validation": "ptb.valid.txt",
+    "test": "ptb.test.txt",
+}
+SPLITS = tuple(PTB_FILES)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Corpus(Mapping[str, str]):
+    """Texts by the names of the splits: `train`, `validation`, `test`."""
+
+    name: str
+    splits: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        """Refuse a split without text."""
+        for split, text in self.splits.items():
+            if not text:
+                raise UserError(f"The split {split!r} of {self.name} is an empty text.")
+
+    def __getitem__(self, split: str) -> str:
+        """The split's text; raises `MissingSplitError`."""
+        return one_of(self.splits, split, self.name)
+
+    def __iter__(self) -> Iterator[str]:
+        """The names of the splits."""
+        return iter(self.splits)
+
+    def __len__(self) -> int:
+        """How many splits there are."""
+        return len(self.splits)
+
+
+def load(name: str, data_dir: str | Path | None = None) -> Corpus:
+    """The corpus of that name.
+
+    - `tiny_shakespeare`: Karpathy, 2015, 1.1 million characters, as TFDS prepared it (`data_dir` as
+      for `data.load`);
+    - `ptb`: the Penn Treebank as Mikolov et al., 2010, prepared it, 10,000 words, from plain files
+      in `data_dir`, `JAXMODELS_TEXT_DIR` or TFDS's folder; a line ends with the word `<eos>`;
+    - `stdlib`: the embedded stand-in, modules of Python's standard library.
+
+    Raises `UserError` for a name that is unknown, and for data that are not there.
+    """
+    loaders = {"tiny_shakespeare": _tiny_shakespeare, "ptb": _ptb, "stdlib": lambda _: stdlib()}
+    if name not in loaders:
+        raise UserError(unknown("corpus", name, loaders))
+    return Corpus(name, loaders[name](data_dir))
+
+
+def one_of(splits: Mapping[str, T], split: str, name: str) -> T:
+    """One of the splits; raises `MissingSplitError`."""
+    if split not in splits:
+        raise MissingSplitError(f"{name} has no split {split!r}; it has: {', '.join(splits)}.")
+    return splits[split]
+
+
+def unknown(kind: str, name: str, known: Mapping[str, object]) -> str:
+    """The message that there is no such name, with those that there are."""
+    close = difflib.get_close_matches(name, known)
+    hint = f" Did you mean {' or '.join(close)}?" if close else ""
+    return f"There is no {kind} {name!r}.{hint} There are: {', '.join(known)}."
+
+
+def _tiny_shakespeare(data_dir: str | Path | None) -> dict[str, str]:
+    name, folder = "tiny_shakespeare", prepared.folder(data_dir)
+    if not (folder / name).is_dir():
+        raise UserError(
+            f"The corpus {name!r} is not prepared in {folder}. To download and prepare it:\n"
+            f"    uv run --extra prepare scripts/prepare_data.py {name} --data-dir {folder}\n"
+            f"(another folder: --data-dir or TFDS_DATA_DIR); or train on the embedded stand-in: "
+            f"--dataset stdlib"
+        )
+    found = prepared.find(name, folder)
+    return {split: bytes(prepared.source(found, split)[0]["text"]).decode() for split in SPLITS}
+
+
+def _ptb(data_dir: str | Path | None) -> dict[str, str]:
+    folder = folders.find("ptb", list(PTB_FILES.values()), data_dir, "stdlib")
+    # As Zaremba et al., 2014, did: the end of a line is a word.
+    return {
+        split: folders.read(folder / file).replace("\n", " <eos> ")
+        for split, file in PTB_FILES.items()
+    }

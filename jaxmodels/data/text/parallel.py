@@ -1,0 +1,86 @@
+"""Texts for translation: a corpus by name, its splits as sentences and their translations."""
+
+from collections.abc import Iterator, Mapping, Sized
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxmodels.data.text import folders
+from jaxmodels.data.text.corpora import one_of, unknown
+from jaxmodels.data.text.number_words import number_words
+from jaxmodels.typing import UserError
+
+Sentences = tuple[list[str], list[str]]
+"""Sources, and their translations in the same order."""
+
+MULTI30K_FILES = {"train": "train", "validation": "val", "test": "test_2016_flickr"}
+
+
+@dataclass(frozen=True)
+class ParallelCorpus(Mapping[str, Sentences]):
+    """Sources and targets by the names of the splits: `train`, `validation`, `test`."""
+
+    name: str
+    splits: Mapping[str, Sentences]
+
+    def __post_init__(self) -> None:
+        """Refuse splits whose sides do not fit, and empty sentences."""
+        for split, (sources, targets) in self.splits.items():
+            check_paired(f"{self.name}/{split}", sources, targets)
+            for side, sentences in ("source", sources), ("target", targets):
+                for index, sentence in enumerate(sentences):
+                    if not sentence.strip():
+                        raise UserError(
+                            f"The {side} of pair {index} of {self.name}/{split} is empty."
+                        )
+
+    def __getitem__(self, split: str) -> Sentences:
+        """The split's sources and targets; raises `MissingSplitError`."""
+        return one_of(self.splits, split, self.name)
+
+    def __iter__(self) -> Iterator[str]:
+        """The names of the splits."""
+        return iter(self.splits)
+
+    def __len__(self) -> int:
+        """How many splits there are."""
+        return len(self.splits)
+
+
+def load_pairs(name: str, data_dir: str | Path | None = None) -> ParallelCorpus:
+    """The parallel corpus of that name.
+
+    - `multi30k`: German to English, Elliott et al., 2016, "Multi30K: multilingual English-German
+      image descriptions", task 1, from plain files in `data_dir`, `JAXMODELS_TEXT_DIR` or TFDS's
+      folder; `test` is test_2016_flickr;
+    - `numbers`: the embedded stand-in, numbers in German and in English words.
+
+    Raises `UserError` for a name that is unknown, and for data that are not there.
+    """
+    loaders = {"multi30k": _multi30k, "numbers": lambda _: number_words()}
+    if name not in loaders:
+        raise UserError(unknown("parallel corpus", name, loaders))
+    return ParallelCorpus(name, loaders[name](data_dir))
+
+
+def check_paired(name: str, sources: Sized, targets: Sized) -> None:
+    """Raise unless there are as many targets as sources, and some."""
+    counts = len(sources), len(targets)
+    if counts[0] != counts[1] or not counts[0]:
+        raise UserError(
+            f"{name} has {counts[0]:,} sources and {counts[1]:,} targets; each source needs its "
+            f"target, and at least one pair. Was a file cut off?"
+        )
+
+
+def _multi30k(data_dir: str | Path | None) -> dict[str, Sentences]:
+    files = [f"{file}.{side}" for file in MULTI30K_FILES.values() for side in ("de", "en")]
+    folder = folders.find("multi30k", files, data_dir, "numbers")
+    return {
+        split: (_lines(folder / f"{file}.de"), _lines(folder / f"{file}.en"))
+        for split, file in MULTI30K_FILES.items()
+    }
+
+
+def _lines(path: Path) -> list[str]:
+    # Not `splitlines`, which also cuts at rare characters that stand within sentences.
+    return folders.read(path).removesuffix("\n").split("\n")

@@ -1,0 +1,67 @@
+"""Sequences of many lengths in one array."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxmodels.data.text.vocabulary import BOS, EOS, PAD, UNK, Ids
+from jaxmodels.typing import UserError
+
+
+@dataclass(frozen=True, eq=False)
+class Ragged:
+    """Sequence i is `ids[offsets[i] : offsets[i + 1]]`."""
+
+    ids: np.ndarray
+    offsets: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """The length of each."""
+        return np.diff(self.offsets)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """One sequence."""
+        return self.ids[self.offsets[index] : self.offsets[index + 1]]
+
+    def padded(self, indices: np.ndarray, width: int) -> np.ndarray:
+        """Several sequences, padding behind them: (B, width), in one gather."""
+        starts, stops = self.offsets[indices, None], self.offsets[indices + 1, None]
+        places = starts + np.arange(width)
+        inside = places < stops
+        return np.where(inside, self.ids[np.where(inside, places, 0)], np.int32(PAD))
+
+
+def with_ends(sentences: Sequence[Ids], name: str) -> Ragged:
+    """Each sentence between `<bos>` and `<eos>`.
+
+    Raises `UserError` for a sentence that is empty, or holds one of these or padding already.
+    """
+    arrays = [_checked(sentence, index, name) for index, sentence in enumerate(sentences)]
+    ends = np.cumsum([len(ids) for ids in arrays])
+    flat = np.concatenate(arrays)
+    wrong = np.flatnonzero((flat <= EOS) & (flat != UNK))
+    if len(wrong):
+        index = int(np.searchsorted(ends, wrong[0], side="right"))
+        raise UserError(
+            f"Sentence {index} of {name} holds {flat[wrong[0]]}: ids of padding ({PAD}), the "
+            f"beginning ({BOS}) and the end ({EOS}) are added here; give the words alone."
+        )
+    offsets = np.concatenate([[0], ends + 2 * np.arange(1, len(ends) + 1)])
+    ids = np.full(offsets[-1], BOS, np.int32)
+    ids[offsets[1:] - 1] = EOS
+    words = np.ones(len(ids), bool)
+    words[offsets[:-1]] = words[offsets[1:] - 1] = False
+    ids[words] = flat
+    return Ragged(ids, offsets)
+
+
+def _checked(sentence: Ids, index: int, name: str) -> np.ndarray:
+    ids = np.asarray(sentence)
+    if ids.ndim != 1 or not len(ids) or ids.dtype.kind not in "iu":
+        raise UserError(
+            f"Sentence {index} of {name} must be ids of tokens, integers on one axis, at least "
+            f"one; got {ids.dtype} of shape {ids.shape}."
+        )
+    return ids

@@ -1,0 +1,191 @@
+"""Vocabularies: there and back, saved and compared, and what is out of them."""
+
+import json
+
+import numpy as np
+import pytest
+
+from jaxmodels.data import text
+from jaxmodels.typing import UserError
+
+SENTENCES = [
+    "Ein Mann, der nicht schläft: it's 3,000 m!",
+    "two dogs  don't run\n\n",
+    "你好 🙂 ok",
+    "the the the dogs",
+]
+ALL = " ".join(SENTENCES)
+
+
+def cut_at_commas(sentence):
+    return sentence.split(",")
+
+
+def vocabularies():
+    return [
+        text.characters(*SENTENCES),
+        text.byte_vocabulary(),
+        text.words(SENTENCES),
+        text.words(SENTENCES, 2, text.tokenize_words),
+        text.words(ALL, special=()),
+        text.subwords(SENTENCES, 300),
+    ]
+
+
+KINDS = ["characters", "bytes", "words", "tokenized", "plain", "subwords"]
+each = pytest.mark.parametrize("vocabulary", vocabularies(), ids=KINDS)
+
+
+@each
+class TestEach:
+    def test_ids_are_below_its_length(self, vocabulary):
+        ids = vocabulary.encode(ALL)
+        assert ids.dtype == np.int32
+        assert ids.ndim == 1
+        assert 0 <= ids.min() <= ids.max() < len(vocabulary)
+        assert len(vocabulary) == len(vocabulary.tokens) == len(set(vocabulary.tokens))
+        assert vocabulary.encode("").shape == (0,)
+        assert vocabulary.decode([]) == ""
+
+    def test_comes_back_from_json(self, vocabulary):
+        again = text.vocabulary_from_json(vocabulary.to_json())
+        assert again == vocabulary
+        assert again.to_json() == vocabulary.to_json()
+        assert np.array_equal(again.encode(ALL), vocabulary.encode(ALL))
+        text.check_same(vocabulary, again)
+
+    def test_ids_beyond_it_are_refused(self, vocabulary):
+        for wrong in ([0, len(vocabulary)], [-1]):
+            with pytest.raises(UserError, match=f"0..{len(vocabulary) - 1}"):
+                vocabulary.decode(wrong)
+        with pytest.raises(UserError, match="integers on one axis"):
+            vocabulary.decode(np.zeros((2, 2), int))
+
+    def test_satisfies_the_protocol(self, vocabulary):
+        assert isinstance(vocabulary, text.Vocabulary)
+
+    def test_differs_from_every_other(self, vocabulary):
+        others = [other for other in vocabularies() if other != vocabulary]
+        assert len(others) == len(KINDS) - 1
+        for other in others:
+            with pytest.raises(UserError, match="not the one that the model was trained with"):
+                text.check_same(vocabulary, other)
+
+
+@pytest.mark.parametrize("make", [text.characters, lambda *_: text.byte_vocabulary()])
+def test_every_text_comes_back(make):
+    vocabulary = make(*SENTENCES)
+    for sentence in SENTENCES:
+        assert vocabulary.decode(vocabulary.encode(sentence)) == sentence
+
+
+def test_subwords_bring_back_texts_they_never_saw():
+    vocabulary = text.subwords(SENTENCES, 290)
+    for sentence in (*SENTENCES, "Ωmega\t <eos> \x00", "  spaces  "):
+        ids = vocabulary.encode(sentence)
+        assert vocabulary.decode(ids) == sentence
+        assert not np.isin(ids, range(4)).any()
+    assert vocabulary.decode([text.BOS, text.EOS]) == "<bos><eos>"
+
+
+def test_subwords_are_learnt_alike_every_time():
+    corpus = [" ".join(text.load("stdlib")["validation"].split())]
+    first, again = text.subwords(corpus, 600), text.subwords(corpus, 600)
+    assert first == again
+    assert len(first) == 600
+    assert len(first.encode(corpus[0])) < 0.6 * len(corpus[0])
+
+
+def test_words_are_ordered_by_count_then_alphabet():
+    vocabulary = text.words(["b a c", "c b c", "d"], min_count=1)
+    assert vocabulary.tokens == (*text.SPECIAL, "c", "b", "a", "d")
+    assert text.words(["b a c", "c b c"], 2, special=()).tokens == ("c", "b")
+    assert (text.PAD, text.UNK, text.BOS, text.EOS) == (0, 1, 2, 3)
+
+
+def test_words_out_of_the_vocabulary():
+    known = text.words("a b <unk> a", special=())
+    assert known.tokens == ("a", "<unk>", "b")
+    assert known.encode("b x a").tolist() == [2, 1, 0]
+    assert known.encode(["b", "x"]).tolist() == [2, 1]
+    assert text.words("a b").decode([4, 1, 3]) == "a <unk> <eos>"
+    with pytest.raises(UserError, match=r"'x', number 1 of the text .* no <unk>"):
+        text.words("a b", special=()).encode("b x a")
+
+
+def test_characters_out_of_the_vocabulary():
+    vocabulary = text.characters("hello", "world")
+    for character in "\n", "z", "🙂":
+        with pytest.raises(UserError) as caught:
+            vocabulary.encode(f"hell{character}o")
+        assert f"{character!r} (U+{ord(character):04X}) at position 4" in str(caught.value)
+        assert "characters(*corpus.values())" in str(caught.value)
+
+
+def test_vocabularies_need_a_text():
+    for make in (
+        lambda: text.characters(""),
+        lambda: text.words(""),
+        lambda: text.words("a b", min_count=2),
+        lambda: text.subwords("", 300),
+        lambda: text.subwords([], 300),
+    ):
+        with pytest.raises(UserError, match=r"needs (a text|texts)"):
+            make()
+    with pytest.raises(UserError, match="at least 260"):
+        text.subwords("a", 100)
+
+
+def test_the_first_difference_is_named():
+    one = text.words("a b c", special=())
+    for other, said in [
+        (text.words("a x c", special=()), "token 1 is 'b' there and 'c' here"),
+        (text.words("a b c d", special=()), "3 tokens there and 4 here"),
+        (text.words("a b c", 1, text.tokenize_words, ()), "cut into them in another way"),
+        (text.byte_vocabulary(), "holds words, this one bytes"),
+    ]:
+        with pytest.raises(UserError, match=said):
+            text.check_same(one, other)
+
+
+def test_json_that_is_no_vocabulary():
+    for broken in ("", "{", "[]", "3", '{"kind": "runes"}', '{"kind": "words"}', "{}"):
+        with pytest.raises(UserError, match="no saved vocabulary"):
+            text.vocabulary_from_json(broken)
+    subwords = json.loads(text.subwords("a", 260).to_json())
+    subwords["rules"]["model"] = {}
+    with pytest.raises(UserError, match="rules of these sub-words cannot be read"):
+        text.vocabulary_from_json(json.dumps(subwords))
+
+
+def test_a_tokenizer_of_ones_own_must_be_given_again():
+    vocabulary = text.words("a,b", tokenize=cut_at_commas)
+    saved = vocabulary.to_json()
+    with pytest.raises(UserError, match="tokenize=cut_at_commas"):
+        text.vocabulary_from_json(saved)
+    assert text.vocabulary_from_json(saved, cut_at_commas) == vocabulary
+
+
+def test_frames_come_off_again():
+    ids = np.array([7, 1, 9])
+    framed = text.framed(ids)
+    assert framed.tolist() == [text.BOS, 7, 1, 9, text.EOS]
+    assert framed.dtype == np.int32
+    assert text.unframed(np.append(framed, [0, 0, 8])).tolist() == [7, 1, 9]
+    assert text.unframed([7, 0, 9]).tolist() == [7, 9]
+
+
+@pytest.mark.parametrize(
+    ("sentence", "words"),
+    [
+        ("I don't, can't and won’t.", "i do n't , ca n't and wo n’t ."),
+        ("It's the dogs' ball", "it 's the dogs ' ball"),
+        ("a T-shirt", "a t - shirt"),
+        ("Zwei Männer (weiß) gehen...", "zwei männer ( weiß ) gehen ..."),
+        ('he says "no" at 12:30 for $3,000.50!', 'he says " no " at 12:30 for $ 3,000.50 !'),
+        ("we'll they're I'm you'd", "we 'll they 're i 'm you 'd"),
+        ("  \n", ""),
+    ],
+)
+def test_tokenizer(sentence, words):
+    assert text.tokenize_words(sentence) == words.split()
