@@ -1,4 +1,4 @@
-"""Sequence models whose state goes on from one batch to the next."""
+"""Models of sequences: what they read, and a state that goes on from batch to batch."""
 
 import dataclasses
 from typing import Any
@@ -7,7 +7,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Int
 
-from jaxmodels.typing import CARRY, Array, Model
+from jaxmodels.typing import CARRY, Array, Batch, Model
+
+
+def token_inputs(batch: Batch) -> tuple[Any, ...]:
+    """What a model of sequences reads: `tokens`, and `segments` where the rows are packed."""
+    return tuple(batch[name] for name in ("tokens", "segments") if name in batch)
+
+
+def carried_inputs(batch: Batch) -> tuple[Any, ...]:
+    """What `Carried` reads: `tokens`, and `first`, true where a row begins anew."""
+    return batch["tokens"], batch["first"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,10 +29,10 @@ def accumulate(n: int, grad: Grad = jax.value_and_grad) -> Grad:
         value_and_grad = grad(fn, **kwargs)
 
         def accumulated(params: Any, collections: Any, batch: Batch, key: Any) -> tuple[Any, Any]:
-            def add(carry: Any, xs: tuple[Any, Batch, Any]) -> tuple[Any, Any]:
+            def add(carry: Any, part: tuple[Any, Batch, Any]) -> tuple[Any, Any]:
                 collections, total = carry
-                own, *xs = xs
-                (loss, aux), gradient = value_and_grad(params, {**collections, **own}, *xs)
+                own, *rest = part
+                (loss, aux), gradient = value_and_grad(params, {**collections, **own}, *rest)
                 shared, own = _apart(aux.collections)
                 one = loss, aux.scalars, gradient
                 return (shared, jax.tree.map(jnp.add, total, one)), own

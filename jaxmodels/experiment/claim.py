@@ -39,6 +39,8 @@ class Experiment:
         evaluated: the params that are judged, such as
             `lambda state: optimizers.averaged(state.opt_state)`.
         pictures: `(variables, figures) -> sections` of the run's page.
+        files: texts by name that are kept in the run's folder, such as a vocabulary; a run goes
+            on only with the same.
     """
 
     objective: Any
@@ -52,6 +54,7 @@ class Experiment:
     grad: Grad = jax.value_and_grad
     evaluated: Callable[[State], Params] = trained_params
     pictures: Pictures = lambda variables, figures: ()
+    files: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -98,8 +101,8 @@ def _inputs(reader: Any, split: Any) -> list[tuple[tuple[int, ...], str]]:
 
     Of integers, such as tokens, only the number of axes: sequences have many lengths.
     """
-    prepared = jax.eval_shape(split.preprocess, split.example(1))
+    read = jax.eval_shape(lambda raw: reader.inputs(split.preprocess(raw)), split.example(1))
     return [
         (leaf.shape[1:] if leaf.dtype.kind == "f" else (0,) * (leaf.ndim - 1), str(leaf.dtype))
-        for leaf in jax.tree.leaves(reader.inputs(prepared))
+        for leaf in jax.tree.leaves(read)
     ]

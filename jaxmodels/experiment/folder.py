@@ -63,6 +63,8 @@ def open_folder(
         folder = options.out or Path("runs") / make.__name__ / now
         _make(folder)
         _refuse_other(folder, config)
+        for name, content in experiment.files.items():
+            _keep(folder / name, content)
         write_json(folder / CONFIG, config)
         return str(folder)
 
@@ -99,9 +101,7 @@ def params(folder: str | os.PathLike[str], part: str = "params") -> Any:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write in one stroke: a reader, or a kill, never meets half a file."""
-    new = _partial(path)
-    new.write_text(json.dumps(_plain(content), indent=2) + "\n")
-    os.replace(new, path)
+    _write(path, json.dumps(_plain(content), indent=2) + "\n")
 
 
 def continuation(folder: Path) -> str:
@@ -109,6 +109,12 @@ def continuation(folder: Path) -> str:
     given = any(argument.partition("=")[0] == "--out" for argument in sys.argv)
     arguments = sys.argv if given else [*sys.argv, "--out", str(folder)]
     return shlex.join(["uv", "run", *arguments])
+
+
+def _write(path: Path, text: str) -> None:
+    new = _partial(path)
+    new.write_text(text, encoding="utf-8")
+    os.replace(new, path)
 
 
 def _partial(path: Path) -> Path:
@@ -146,6 +152,22 @@ def _refuse_other(folder: Path, config: Mapping[str, Any]) -> None:
             f"--out {folder} belongs to another run:\n" + "\n".join(differences) + "\n"
             "Give the same values to go on with it, or another folder to start anew."
         )
+
+
+def _keep(path: Path, content: str) -> None:
+    """Write the file, or make sure that what the run began with is the same."""
+    if path.exists() and _begun(path.parent):
+        there = path.read_text(encoding="utf-8")
+        if there == content:
+            return
+        pairs = zip(there, content, strict=False)
+        equal = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(there), len(content)))
+        raise UserError(
+            f"{path}, which the run was begun with, is not what the data make now; at character "
+            f"{equal:,}: {there[equal:][:40]!r} there, {content[equal:][:40]!r} now.\n"
+            "Give the data that it was begun with, or another --out to start anew."
+        )
+    _write(path, content)
 
 
 def _begun(folder: Path) -> bool:

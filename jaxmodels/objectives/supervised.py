@@ -1,9 +1,9 @@
 """Classification and regression."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from jaxmodels.losses import cross_entropy
 from jaxmodels.objectives.objective import Objective
 from jaxmodels.typing import Array, Batch, Model, Scalars
 
@@ -11,15 +11,12 @@ from jaxmodels.typing import Array, Batch, Model, Scalars
 def classification(model: Model, label_smoothing: float = 0.0) -> Objective:
     """Softmax cross-entropy in nats of logits (B, K) for `image` (B, H, W, C), `label` (B,).
 
-    With smoothing a the target is (1 - a) one_hot + a / K (Szegedy et al. 2016, "Rethinking the
-    Inception architecture", section 7).
+    For smoothing see `losses.cross_entropy`.
     """
 
     def score(logits: Float[Array, "B K"], batch: Batch) -> tuple[Float[Array, " B"], Scalars]:
-        log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
-        picked = jnp.take_along_axis(log_p, batch["label"][:, None], axis=-1)[:, 0]
-        smoothed = (1 - label_smoothing) * picked + label_smoothing * jnp.mean(log_p, axis=-1)
-        return -smoothed, {"error": jnp.argmax(logits, axis=-1) != batch["label"]}
+        loss = cross_entropy(logits, batch["label"], label_smoothing)
+        return loss, {"error": jnp.argmax(logits, axis=-1) != batch["label"]}
 
     return Objective(model, lambda batch: (batch["image"],), score)
 

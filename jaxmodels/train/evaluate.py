@@ -49,13 +49,13 @@ def evaluator(
     step = _compiled(evaluation, mesh)
 
     def parts(params: Params, collections: Collections) -> Iterator[Any]:
-        collections = {k: v for k, v in collections.items() if k != CARRY}
+        used = {k: v for k, v in collections.items() if k != CARRY}
         for n, batch in enumerate(evaluation.split.padded(size, rows)):
             fed = feed(batch, mesh)
             if n == 0 and evaluation.carried:
-                collections[CARRY] = _start(evaluation, fed, mesh)
-            sums, carry = step(params, collections, fed, n)
-            collections |= carry
+                used[CARRY] = _start(evaluation, fed, mesh)
+            sums, carry = step(params, used, fed, n)
+            used |= carry
             yield sums
 
     def run(params: Params, collections: Collections) -> dict[str, Any]:

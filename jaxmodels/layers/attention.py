@@ -1,0 +1,223 @@
+"""Multi-head attention, all of it through `jax.nn.dot_product_attention`.
+
+So a GPU gets its fused kernel. Dropout of the attention weights, which fused kernels lack, is left
+out; blocks drop what attention returns.
+"""
+
+import functools
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int
+
+from jaxmodels.layers.dense import DenseGeneral
+from jaxmodels.typing import CARRY, Array, UserError
+
+Initializer = Callable[..., Array]
+Rotate = Callable[[Array, Array], Array]
+Bias = Callable[[int, Array, Array], Array]
+
+
+class SelfAttention(nn.Module):
+    """Attention of a sequence to itself (Vaswani et al. 2017, "Attention is all you need").
+
+    Attributes:
+        num_heads: N; a head has D / N features.
+        kv_heads: of keys and values, each shared by N / kv_heads queries (Ainslie et al. 2023,
+            "GQA"); N if absent.
+        causal: whether a token sees only itself and what came before.
+        window: how many tokens back it sees, itself among them (Beltagy et al. 2020,
+            "Longformer"); all if absent. Not causal, as many ahead.
+        rotate: turns queries and keys by their positions, such as `positions.rotary`.
+        bias: of heads and positions on the scores, such as `positions.alibi`.
+        use_bias: of the projections.
+        kernel_init: of queries, keys and values.
+        out_init: of the output projection; `kernel_init` if absent.
+    """
+
+    num_heads: int
+    kv_heads: int | None = None
+    causal: bool = False
+    window: int | None = None
+    rotate: Rotate | None = None
+    bias: Bias | None = None
+    use_bias: bool = True
+    kernel_init: Initializer = nn.initializers.xavier_uniform()
+    out_init: Initializer | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        positions: Int[Array, "B T"],
+        mask: Bool[Array, "B 1 _ T"] | None = None,
+        carry: bool = False,
+    ) -> Float[Array, "B T D"]:
+        """Attend where `mask` is true; with `carry`, also to the tokens of the calls before."""
+        q, k, v = self._projected(x)
+        if self.rotate is not None:
+            q, k = self.rotate(q, positions), self.rotate(k, positions)
+        keys, causal, window = positions, self.causal, self.window
+        if carry:
+            if not causal or mask is not None:
+                raise UserError("only causal attention without a mask can be carried on")
+            keys, k, v = self._remembered(positions, k, v)
+            mask, causal, window = seen(positions, keys, window), False, None
+        bias = None if self.bias is None else self.bias(self.num_heads, positions, keys)
+        sow_weights(self, q, k, mask, bias, causal, window)
+        y = attend(q, k, v, mask, bias, causal, window)
+        return output_projection(self, y, x.shape[-1])
+
+    def _projected(self, x: Array) -> tuple[Array, Array, Array]:
+        """Queries (B, T, N, H), keys and values (B, T, K, H)."""
+        N, D = self.num_heads, x.shape[-1]
+        K = self.kv_heads or N
+        if D % N or N % K:
+            raise UserError(f"{D} features cannot be split into {N} heads in {K} equal groups")
+        dense = functools.partial(DenseGeneral, use_bias=self.use_bias)
+        q = dense((N, D // N), kernel_init=self.kernel_init, name="query")(x)
+        both = dense((2, K, D // N), kernel_init=apart(self.kernel_init, 2), name="key_value")(x)
+        return q, both[:, :, 0], both[:, :, 1]
+
+    def _remembered(self, positions: Array, k: Array, v: Array) -> tuple[Array, Array, Array]:
+        """Positions, keys and values of the whole cache, these written where they belong.
+
+        The cache is as long as the input was when the variables were made.
+        """
+        rows = [
+            self.variable(CARRY, n, jnp.zeros, x.shape, x.dtype) for n, x in (("k", k), ("v", v))
+        ]
+        S = rows[0].value.shape[1]
+        if not self.is_initializing():
+            for row, new in zip(rows, (k, v), strict=True):
+                row.value = _written(row.value, new, positions[:, 0])
+        where = jnp.broadcast_to(jnp.arange(S)[None], (len(positions), S))
+        return where, rows[0].value, rows[1].value
+
+
+class CrossAttention(nn.Module):
+    """Attention of a sequence to keys and values that were computed before."""
+
+    num_heads: int
+    use_bias: bool = True
+    kernel_init: Initializer = nn.initializers.xavier_uniform()
+    out_init: Initializer | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        k: Float[Array, "B S N H"],
+        v: Float[Array, "B S N H"],
+        mask: Bool[Array, "B 1 1 S"] | None = None,
+    ) -> Float[Array, "B T D"]:
+        """Attend where `mask` is true."""
+        heads = self.num_heads, x.shape[-1] // self.num_heads
+        dense = functools.partial(DenseGeneral, use_bias=self.use_bias)
+        q = dense(heads, kernel_init=self.kernel_init, name="query")(x)
+        sow_weights(self, q, k, mask)
+        return output_projection(self, attend(q, k, v, mask), x.shape[-1])
+
+
+class KeysValues(nn.Module):
+    """Keys and values of a memory for all `depth` layers of a decoder, in one product."""
+
+    depth: int
+    num_heads: int
+    use_bias: bool = True
+    kernel_init: Initializer = nn.initializers.xavier_uniform()
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B S D"]) -> Float[Array, "B depth 2 S N H"]:
+        """Project."""
+        features = self.depth, 2, self.num_heads, x.shape[-1] // self.num_heads
+        init = apart(self.kernel_init, 2 * self.depth)
+        y = DenseGeneral(features, use_bias=self.use_bias, kernel_init=init, name="project")(x)
+        return jnp.moveaxis(y, 1, 3)  # B depth 2 S N H
+
+
+def attend(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K H"],
+    mask: Bool[Array, "B 1 _ S"] | None = None,
+    bias: Float[Array, "B N T S"] | None = None,
+    causal: bool = False,
+    window: int | None = None,
+) -> Float[Array, "B T N H"]:
+    """softmax(q k / sqrt(H) + bias) v over the keys that mask, order and window let through."""
+    return jax.nn.dot_product_attention(
+        q, k, v, bias, mask, is_causal=causal, local_window_size=_window(window, causal)
+    )
+
+
+def seen(
+    queries: Int[Array, "B T"], keys: Int[Array, "B S"], window: int | None = None
+) -> Bool[Array, "B 1 T S"]:
+    """Which keys a causal query sees, by position."""
+    distance = queries[:, None, :, None] - keys[:, None, None, :]
+    return (distance >= 0) & (distance < (window or jnp.iinfo(jnp.int32).max))
+
+
+def same_segment(segments: Int[Array, "B T"]) -> Bool[Array, "B 1 T T"]:
+    """Whether two tokens of a packed row are of the same document."""
+    return (segments[:, :, None] == segments[:, None, :])[:, None]
+
+
+def sow_weights(
+    module: nn.Module,
+    q: Array,
+    k: Array,
+    mask: Array | None = None,
+    bias: Array | None = None,
+    causal: bool = False,
+    window: int | None = None,
+) -> None:
+    """Leave the attention weights (B, N, T, S) in "intermediates", if they are asked for.
+
+    The fused kernels return none, so they are computed beside.
+    """
+    if not module.is_mutable_collection("intermediates") or module.is_initializing():
+        return
+    k = jnp.repeat(k, q.shape[2] // k.shape[2], axis=2)
+    scores = jnp.einsum("BTNH,BSNH->BNTS", q, k).astype(jnp.float32) / q.shape[-1] ** 0.5
+    scores = scores if bias is None else scores + bias
+    scores = scores if mask is None else jnp.where(mask, scores, -jnp.inf)
+    if causal:
+        at = jnp.arange(k.shape[1])[None]
+        scores = jnp.where(seen(at, at, window), scores, -jnp.inf)
+    module.sow("intermediates", "weights", jax.nn.softmax(scores))
+
+
+def output_projection(module: SelfAttention | CrossAttention, y: Array, D: int) -> Array:
+    """From heads (B, T, N, H) back to (B, T, D)."""
+    return DenseGeneral(
+        D,
+        axis=(-2, -1),
+        use_bias=module.use_bias,
+        kernel_init=module.out_init or module.kernel_init,
+        name="out",
+    )(y)
+
+
+def apart(init: Initializer, parts: int) -> Initializer:
+    """Initialise a kernel that holds `parts` kernels side by side as if each stood alone."""
+
+    def initialize(key: Array, shape: tuple[int, int], dtype: jnp.dtype = jnp.float32) -> Array:
+        rows, columns = shape
+        one = jax.vmap(lambda k: init(k, (rows, columns // parts), dtype), out_axes=1)
+        return one(jax.random.split(key, parts)).reshape(shape)
+
+    return initialize
+
+
+def _window(window: int | None, causal: bool) -> tuple[int, int] | None:
+    return None if window is None else (window - 1, 0 if causal else window - 1)
+
+
+def _written(cache: Array, new: Array, at: Array) -> Array:
+    """The cache (B, S, K, H) with (B, T, K, H) written from each row's own position on."""
+    write = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=0)
+    return jax.vmap(write)(cache, new.astype(cache.dtype), at)

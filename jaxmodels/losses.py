@@ -1,0 +1,53 @@
+"""Cross-entropies in nats of logits over a vocabulary, also where the logits are too many."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, Int
+
+from jaxmodels.typing import Array
+
+
+def cross_entropy(
+    logits: Float[Array, "*rows V"], targets: Int[Array, "*rows"], label_smoothing: float = 0.0
+) -> Float[Array, "*rows"]:
+    """-log softmax(logits)[target] in float32, nats.
+
+    With smoothing a the target is (1 - a) one_hot + a / V (Szegedy et al. 2016, "Rethinking the
+    Inception architecture", section 7). A target is picked by comparison, not by index: the
+    gradient of a gather is a scatter into zeros as large as the logits.
+    """
+    logits = logits.astype(jnp.float32)
+    V = logits.shape[-1]
+    own = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1) == targets[..., None]
+    picked = jnp.sum(jnp.where(own, logits, 0.0), axis=-1)
+    if label_smoothing:
+        mean = jnp.sum(logits, axis=-1) / V
+        picked = (1 - label_smoothing) * picked + label_smoothing * mean
+    return jax.nn.logsumexp(logits, axis=-1) - picked
+
+
+def chunked_cross_entropy(
+    features: Float[Array, "B T D"],
+    embedding: Float[Array, "V D"],
+    targets: Int[Array, "B T"],
+    chunk: int,
+) -> Float[Array, "B T"]:
+    """`cross_entropy(features @ embedding.T, targets)` of `chunk` tokens at a time.
+
+    The logits of all tokens never stand in memory together: those of a chunk are computed again
+    for its gradient (as in Wijmans et al. 2025, "Cut your losses in large-vocabulary language
+    models", without its kernels).
+    """
+    B, T, D = features.shape
+    padding = -(B * T) % chunk
+    rows = jnp.pad(features.reshape(B * T, D), ((0, padding), (0, 0)))
+    labels = jnp.pad(targets.reshape(B * T), (0, padding))
+
+    @jax.checkpoint
+    def one(part: tuple[Array, Array]) -> Array:
+        x, label = part
+        logits = jnp.einsum("TD,VD->TV", x, embedding, preferred_element_type=jnp.float32)
+        return cross_entropy(logits, label)
+
+    losses = jax.lax.map(one, (rows.reshape(-1, chunk, D), labels.reshape(-1, chunk)))
+    return losses.reshape(-1)[: B * T].reshape(B, T)

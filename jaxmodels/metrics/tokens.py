@@ -1,0 +1,81 @@
+"""Models of sequences, judged by every token."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int
+
+from jaxmodels.carry import Carried, carried_inputs, token_inputs
+from jaxmodels.losses import cross_entropy
+from jaxmodels.metrics.evaluation import Evaluation, Figures, Totals, count
+from jaxmodels.typing import PAD, Array, Batch, Model
+
+
+def next_token(model: Model, split: Any, unit: str = "token", batch_size: int = 64) -> Evaluation:
+    """Judge logits (B, T, V) by `targets` (B, T), of which `valid` (B, T) count.
+
+    Figures: `cross_entropy` in nats per token, `perplexity`, `bits_per_{unit}`, `accuracy` (the
+    share of tokens to which the model gave the largest logit).
+    """
+
+    def statistics(logits: Float[Array, "B T V"], batch: Batch) -> dict[str, Array]:
+        valid = batch.get("valid", jnp.ones(batch["targets"].shape, bool))
+        return token_sums(logits, batch["targets"], valid & batch["mask"][:, None])
+
+    return Evaluation(model, split, token_inputs, statistics, token_figures(unit), batch_size)
+
+
+def consecutive(model: Model, stream: Any, unit: str = "token") -> Evaluation:
+    """`next_token` over a whole text, the model's carry going from batch to batch.
+
+    `stream` is a text in consecutive windows, as made by `data.text.consecutive`.
+    """
+    judged = next_token(Carried(model), stream, unit, stream.rows)
+    return dataclasses.replace(judged, inputs=carried_inputs, carried=True)
+
+
+def seq2seq(model: Model, split: Any, batch_size: int = 64) -> Evaluation:
+    """Judge a translator's logits by each token of `target` (B, T + 1) but the first.
+
+    The figures are those of `next_token`; padding does not count.
+    """
+
+    def inputs(batch: Batch) -> tuple[Any, ...]:
+        return batch["source"], batch["target"][:, :-1]
+
+    def statistics(logits: Float[Array, "B T V"], batch: Batch) -> dict[str, Array]:
+        targets = batch["target"][:, 1:]
+        return token_sums(logits, targets, (targets != PAD) & batch["mask"][:, None])
+
+    return Evaluation(model, split, inputs, statistics, token_figures("token"), batch_size)
+
+
+def token_sums(
+    logits: Float[Array, "B T V"], targets: Int[Array, "B T"], valid: Bool[Array, "B T"]
+) -> dict[str, Array]:
+    """Sum up one batch for `token_figures`."""
+    losses = cross_entropy(logits, targets)
+    hits = (jnp.argmax(logits, axis=-1) == targets) & valid
+    return {
+        "count": count(valid.reshape(-1)),
+        "cross_entropy": jnp.sum(jnp.where(valid, losses, 0.0)),
+        "hits": count(hits.reshape(-1)),
+    }
+
+
+def token_figures(unit: str) -> Callable[[Totals], Figures]:
+    """Make the function from totals of `token_sums` to figures."""
+
+    def figures(totals: Totals) -> Figures:
+        nats = float(totals["cross_entropy"] / totals["count"])
+        return {
+            "cross_entropy": nats,
+            "perplexity": math.exp(min(nats, 700.0)),
+            f"bits_per_{unit}": nats / math.log(2),
+            "accuracy": float(totals["hits"] / totals["count"]),
+        }
+
+    return figures
