@@ -3,31 +3,46 @@
 Importing this is cheap: matplotlib and jax are imported only where a page is made.
 """
 
+from jaxmodels.report.attention import AttentionMap, attending, attention
 from jaxmodels.report.classification import classification
 from jaxmodels.report.comparison import comparison
 from jaxmodels.report.confusion import confusion
 from jaxmodels.report.curves import curves
 from jaxmodels.report.filters import filters
+from jaxmodels.report.latent import latent, reconstruction
 from jaxmodels.report.log import Log, read_metrics
 from jaxmodels.report.page import Section, write_page
 from jaxmodels.report.predictions import predictions
 from jaxmodels.report.tables import parameters, settings
+from jaxmodels.report.text import samples, sampling, together, translating, translations
 from jaxmodels.report.throughput import throughput
+from jaxmodels.report.translator import translator
 from jaxmodels.report.verdict import summary
 
 __all__ = [
+    "AttentionMap",
     "Log",
     "Section",
+    "attending",
+    "attention",
     "classification",
     "comparison",
     "confusion",
     "curves",
     "filters",
+    "latent",
     "parameters",
     "predictions",
     "read_metrics",
+    "reconstruction",
+    "samples",
+    "sampling",
     "settings",
     "summary",
     "throughput",
+    "together",
+    "translating",
+    "translations",
+    "translator",
     "write_page",
 ]

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxmodels.report.charts import Line, chart
 from jaxmodels.report.page import Section
-from jaxmodels.report.verdict import SHARES
+from jaxmodels.report.verdict import NATS, SHARES
 
 Series = tuple[np.ndarray, np.ndarray]
 # What stands in one panel, though train and test have different names for it; first found, first.
@@ -64,7 +64,7 @@ def _panels(splits: dict[str, dict[str, Series]]) -> dict[str, dict[str, Series]
 
 def _figure(name: str, series: dict[str, Series]) -> str:
     share = SHARES.fullmatch(name) is not None
-    unit = "%" if share else {"cross-entropy": "nats"}.get(name, "")
+    unit = "%" if share else "nats" if NATS.fullmatch(name.replace("-", "_")) else ""
     ordered = sorted(series.items(), key=lambda item: item[0] != "train")
     lines = [
         _line(split, steps, values * (100 if share else 1)) for split, (steps, values) in ordered

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-HIGHER = re.compile(r"accuracy|top\d+|r2|f1|auc|bleu|log_likelihood|elbo")
+HIGHER = re.compile(r"accuracy|top\d+|r2|f1|auc|(sacre)?bleu|log_likelihood|elbo")
 LOWER = re.compile(
     r"error|cross_entropy|loss|mse|rmse|mae|ece|nll|perplexity|bits_per_\w+|wer|fid|kl"
 )
 SHARES = re.compile(r"accuracy|error|top\d+|ece")
 NATS = re.compile(r"cross_entropy|nll|kl|elbo|log_likelihood")
+BITS = re.compile(r"bits_per_\w+")
 
 
 def better_by(name: str, measured: float, published: float) -> float | None:
@@ -44,12 +45,14 @@ def last(name: str) -> str:
 
 
 def written(name: str, value: float) -> str:
-    """The value with its unit: shares in percent, log-likelihoods in nats."""
+    """The value with its unit: shares in percent, log-likelihoods in nats or in bits a symbol."""
     if not math.isfinite(value):
         return str(value)
     if SHARES.fullmatch(last(name)):
         return f"{100 * value:.2f} %"
-    return f"{value:.4g} nats" if NATS.fullmatch(last(name)) else f"{value:.4g}"
+    units = {NATS: " nats", BITS: " bits"}
+    unit = next((unit for names, unit in units.items() if names.fullmatch(last(name))), "")
+    return f"{value:.4g}{unit}"
 
 
 def standard_error(name: str, value: float, examples: int) -> float | None:

@@ -1,0 +1,29 @@
+"""Going on with a sequence: sampling, greedy and beam search, translation.
+
+All of it is pure and batched, compiled once for a shape, and works for every model that keeps its
+state in the collection `carry`: recurrent networks and Transformers, alone or behind an encoder.
+"""
+
+from jaxmodels.generate.beam import beam_search
+from jaxmodels.generate.choosers import greedy, temperature, top_k, top_p
+from jaxmodels.generate.decoder import Decoder, causal, conditional
+from jaxmodels.generate.sampling import decode, sample
+from jaxmodels.generate.translation import translate, translate_split
+from jaxmodels.generate.writing import write, writer
+
+__all__ = [
+    "Decoder",
+    "beam_search",
+    "causal",
+    "conditional",
+    "decode",
+    "greedy",
+    "sample",
+    "temperature",
+    "top_k",
+    "top_p",
+    "translate",
+    "translate_split",
+    "write",
+    "writer",
+]

@@ -1,0 +1,92 @@
+"""How a model goes on by some tokens: the one thing that a decoding loop asks of it."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from jaxmodels.typing import CARRY, Array, Model, UserError
+
+Tokens = Array | np.ndarray
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Decoder:
+    """A model whose state is the collection `carry`, and what it looks at besides its tokens.
+
+    A pytree of `memory`, whose leaves are (B, ...). Anything with `start`, `step`, `context` and
+    `memory` will do in its place.
+    """
+
+    model: Model = dataclasses.field(metadata={"static": True})
+    method: str | None = dataclasses.field(default=None, metadata={"static": True})
+    memory: tuple[Any, ...] = ()
+
+    @property
+    def context(self) -> int | None:
+        """The longest sequence that the model can read; None if it says none."""
+        return getattr(self.model, "context", None)
+
+    def start(self, rows: int, capacity: int) -> Any:
+        """Make the carry at the beginning of `rows` sequences of at most `capacity` tokens."""
+        keys = {name: jax.random.key(0) for name in ("params", "dropout", "sample")}
+        tokens = jnp.zeros((rows, capacity), jnp.int32)
+        shapes = jax.eval_shape(
+            lambda: self.model.init(keys, tokens, *self.memory, carry=True, **self._method)[CARRY]
+        )
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+    def step(
+        self, variables: Any, carry: Any, tokens: Int[Array, "B T"]
+    ) -> tuple[Float[Array, "B V"], Any]:
+        """Read tokens; give the logits of the one that follows the last, and the new carry."""
+        logits, collections = self.model.apply(
+            {**variables, CARRY: carry},
+            tokens,
+            *self.memory,
+            carry=True,
+            mutable=[CARRY],
+            **self._method,
+        )
+        # A shorter type of computing must not change the type of what is kept.
+        carry = jax.tree.map(lambda new, old: new.astype(old.dtype), collections[CARRY], carry)
+        return logits[:, -1].astype(jnp.float32), carry
+
+    @property
+    def _method(self) -> dict[str, str]:
+        return {} if self.method is None else {"method": self.method}
+
+
+def causal(model: Model) -> Decoder:
+    """A language model."""
+    return Decoder(model)
+
+
+def conditional(model: Model, memory: Any) -> Decoder:
+    """The decoder of an encoder-decoder; `memory` is what its `encode` returned."""
+    return Decoder(model, "decode", (memory,))
+
+
+def check_lengths(decoder: Any, prompt: Tokens, length: int) -> None:
+    """Raise `UserError` for what no loop can begin with or a model cannot hold."""
+    if prompt.ndim != 2 or not jnp.issubdtype(prompt.dtype, jnp.integer):
+        raise UserError(
+            f"A prompt is integers (B, T); got {prompt.dtype} of shape {prompt.shape}. "
+            "A single one is `tokens[None]`."
+        )
+    if prompt.shape[1] < 1:
+        raise UserError(
+            "The prompt is empty: a model needs a token to go on from, such as the end of a line."
+        )
+    if length < 1:
+        raise UserError(f"The length is how many tokens to add, from 1 up; got {length}.")
+    total, context = prompt.shape[1] + length, decoder.context
+    if context is not None and total > context:
+        raise UserError(
+            f"A prompt of {prompt.shape[1]} tokens and {length} more make {total}; the model's "
+            f"context is {context}. Shorten the prompt or the length."
+        )

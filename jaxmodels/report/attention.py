@@ -1,0 +1,79 @@
+"""Which words a model looks at."""
+
+import html
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxmodels.report.images import png, signed
+from jaxmodels.report.page import Section
+
+CELL, LETTER = 15, 6.4  # in CSS pixels: a word's row, and a letter of the words' size
+FONT = 11
+
+
+class AttentionMap(NamedTuple):
+    """Weights (N, T, S) in 0..1 of N heads, with the T words that look and the S looked at."""
+
+    weights: np.ndarray
+    queries: Sequence[str]
+    keys: Sequence[str]
+
+
+def attention(maps: Sequence[AttentionMap]) -> Section:
+    """Show each head of each map; the stronger the colour, the greater the weight."""
+    shown = "".join(map(_heads, maps))
+    note = "Each row's word looks at the columns' words; full colour is a weight of 1."
+    return Section("Attention", f'{shown}<p class="note">{note}</p>')
+
+
+def attending(look: Callable[[Any], Sequence[AttentionMap]]) -> Callable[..., list[Section]]:
+    """Make `(variables, measured) -> sections`, of the maps that `look(variables)` gives."""
+
+    def sections(variables: Any, measured: Mapping[str, Any]) -> list[Section]:
+        del measured
+        return [attention(look(variables))]
+
+    return sections
+
+
+def _heads(one: AttentionMap) -> str:
+    expected = (len(one.queries), len(one.keys))
+    if one.weights.ndim != 3 or one.weights.shape[1:] != expected:
+        raise ValueError(
+            f"expected weights (N, T, S) of {expected[0]} and {expected[1]} words; "
+            f"they have shape {one.weights.shape}"
+        )
+    figures = (_figure(f"head {n}", weights, one) for n, weights in enumerate(one.weights, start=1))
+    title = html.escape(" ".join(one.queries))
+    return f'<h3>{title}</h3><div class="beside">{"".join(figures)}</div>'
+
+
+def _figure(name: str, weights: np.ndarray, words: AttentionMap) -> str:
+    left, top = (8 + LETTER * max(map(len, side)) for side in (words.queries, words.keys))
+    right, bottom = left + CELL * len(words.keys), top + CELL * len(words.queries)
+    size = f'x="{left}" y="{top}" width="{right - left}" height="{bottom - top}"'
+    # Transparent where nothing is looked at, so that it stands on a light and on a dark page.
+    source = png(signed(np.asarray(weights, np.float32)))
+    parts = [
+        f'<rect {size} style="fill:none; stroke:var(--rule)"/>',
+        f'<image {size} href="{source}" preserveAspectRatio="none" class="pixels"/>',
+        *(_word(w, left - 5, top + CELL * (n + 0.5), "end") for n, w in enumerate(words.queries)),
+        *(_upright(w, left + CELL * (n + 0.5), top - 5) for n, w in enumerate(words.keys)),
+    ]
+    return (
+        f'<figure style="width:{right + 2:.0f}px; max-width:100%"><figcaption class="quiet">{name}'
+        f'</figcaption><svg viewBox="0 0 {right + 2:g} {bottom + 2:g}" role="img">'
+        f"{''.join(parts)}</svg></figure>"
+    )
+
+
+def _word(word: str, x: float, y: float, anchor: str, turn: str = "") -> str:
+    style = f"fill:var(--muted); font-size:{FONT}px; text-anchor:{anchor}"
+    place = f'x="{x:g}" y="{y:g}" dominant-baseline="central"{turn}'
+    return f'<text {place} style="{style}">{html.escape(word)}</text>'
+
+
+def _upright(word: str, x: float, y: float) -> str:
+    return _word(word, x, y, "start", f' transform="rotate(-90 {x:g} {y:g})"')

@@ -1,0 +1,92 @@
+"""What a model writes: samples, and translations beside their references."""
+
+import html
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxmodels.report.page import Section
+from jaxmodels.report.tables import table
+
+Sections = Callable[[Any, Mapping[str, Any]], list[Section]]
+Row = tuple[str, str, str]
+
+SHOWN = 12
+BOX = (
+    "margin:0 0 .8rem; padding:.6rem .8rem; border-radius:4px; background:var(--soft); "
+    "font-size:.82rem; line-height:1.45; white-space:pre-wrap; overflow-wrap:anywhere"
+)
+WRAPPED = "white-space:normal; min-width:9rem; display:inline-block; vertical-align:top"
+
+
+def samples(texts: Mapping[str, Sequence[str]], note: str = "") -> Section:
+    """Show texts, those of one label under each other, the labels side by side."""
+    columns = (
+        f"<div><h3>{html.escape(label)}</h3>{''.join(map(_box, drawn))}</div>"
+        for label, drawn in texts.items()
+    )
+    text = f'<div class="panels">{"".join(columns)}</div>'
+    return Section("Samples", text + f'<p class="note">{html.escape(note)}</p>' * bool(note))
+
+
+def sampling(
+    sample: Callable[[Any, float], Any],
+    decode: Callable[[list[int]], str],
+    temperatures: Sequence[float] = (0.5, 0.8, 1.0),
+) -> Sections:
+    """Make `(variables, measured) -> sections`, of what a trained model writes.
+
+    `sample(variables, temperature)` draws ids (B, T), `decode` makes a text of a row's ids. The
+    tokens per second are those of the calls after the first one, which compiles.
+    """
+
+    def sections(variables: Any, measured: Mapping[str, Any]) -> list[Section]:
+        del measured
+        np.asarray(sample(variables, temperatures[0]))
+        begun = time.perf_counter()
+        drawn = {t: np.asarray(sample(variables, t)) for t in temperatures}
+        seconds = time.perf_counter() - begun
+        texts = {
+            f"temperature {t:g}": [decode(row.tolist()) for row in ids] for t, ids in drawn.items()
+        }
+        rate = sum(ids.size for ids in drawn.values()) / seconds
+        rows = len(drawn[temperatures[0]])
+        return [samples(texts, f"{rate:,.0f} tokens per second, {rows} samples at a time.")]
+
+    return sections
+
+
+def translations(rows: Sequence[Row]) -> Section:
+    """Show source, reference and output of each row side by side, a dozen of them.
+
+    They are taken at equal distances, so that all of a split is seen.
+    """
+    chosen = np.unique(np.linspace(0, len(rows) - 1, min(SHOWN, len(rows))).astype(int))
+    cells = [[f'<span style="{WRAPPED}">{_clean(text)}</span>' for text in rows[n]] for n in chosen]
+    note = f'<p class="note">{len(chosen)} of {len(rows):,} sentences.</p>'
+    return Section("Translations", table(("source", "reference", "output"), cells) + note)
+
+
+def translating(translate: Callable[[Any], Sequence[Row]]) -> Sections:
+    """Make `(variables, measured) -> sections`, of the rows that `translate(variables)` gives."""
+    return lambda variables, measured: [translations(translate(variables))]
+
+
+def together(*pictures: Callable[[Any, Mapping[str, Any]], Sequence[Section]]) -> Sections:
+    """Make `(variables, measured) -> sections`, of the sections of several in their order."""
+    return lambda variables, measured: [
+        section for picture in pictures for section in picture(variables, measured)
+    ]
+
+
+def _box(text: str) -> str:
+    # A parser drops the first line end of a <pre>: this one, not the text's.
+    return f'<pre style="{BOX}">\n{_clean(text)}</pre>'
+
+
+def _clean(text: str) -> str:
+    """Escaped; characters that no page may hold are shown as such."""
+    return html.escape(re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]", "�", text))
