@@ -21,8 +21,6 @@ Collections = Mapping[str, Any]
 """Variables that are not trained by gradients, such as `batch_stats`."""
 CARRY = "carry"
 """The collection of what goes from batch to batch with each row; its leaves are (B, ...)."""
-PAD = 0
-"""The id of a token that is not there, in what is translated."""
 Scalars = Mapping[str, Array]
 
 

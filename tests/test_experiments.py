@@ -15,11 +15,34 @@ from jaxmodels.experiment import Options, train
 FILES = sorted((Path(__file__).parent.parent / "experiments").glob("*.py"))
 
 SMALL = {
+    "autoencoder_mnist": {"dataset": "digits", "hidden": 16},
     "cnn_digits": {},
     "cnn_mnist": {"dataset": "digits"},
+    "copy_memory": {"blanks": 5},
+    "gpt_shakespeare": {
+        "dataset": "stdlib",
+        "context": 16,
+        "width": 16,
+        "depth": 1,
+        "num_heads": 2,
+    },
+    "gru_adding_problem": {"length": 10},
+    "gru_multi30k": {"dataset": "numbers", "embedding": 8, "features": 16, "beam_size": 1},
+    "iwae_mnist": {"dataset": "digits", "samples": 2, "judged_by": 50},
     "lenet_mnist": {"dataset": "digits"},
+    "lstm_addition": {"digits": 1, "width": 16},
+    "lstm_ptb": {"dataset": "stdlib", "length": 5, "min_count": 100},
     "mlp_mnist": {"dataset": "digits", "widths": (16, 16)},
     "resnet_cifar10": {"dataset": "digits", "depth": 8},
+    "transformer_multi30k": {
+        "dataset": "numbers",
+        "width": 16,
+        "depth": 1,
+        "num_heads": 2,
+        "beam_size": 1,
+    },
+    "vae_digits": {"hidden": 16},
+    "vae_mnist": {"dataset": "digits", "hidden": 16},
 }
 """What makes each experiment small and free of downloads."""
 

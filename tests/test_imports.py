@@ -10,11 +10,12 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "jaxmodels"
 
-BASE = {"typing", "tree", "losses"}
+BASE = {"typing", "tree", "losses", "tokens"}
 ALLOWED = {
     "typing": set(),
     "tree": set(),
     "losses": {"typing"},
+    "tokens": set(),
     "layers": BASE,
     "models": BASE | {"layers"},
     "carry": BASE,

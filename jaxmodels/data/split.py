@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxmodels.data import image
 from jaxmodels.data.batches import Batches, Padded
+from jaxmodels.data.order import permutation
 from jaxmodels.data.sources import DataError, Example, Source
 from jaxmodels.typing import Batch, Key, UserError
 
@@ -94,6 +95,11 @@ class Split:
             )
         kept = np.arange(len(self.source)) if self.kept is None else self.kept
         return replace(self, kept=kept[~np.isin(kept, skipped)])
+
+    def sample(self, count: int, seed: int = 0) -> "Split":
+        """So many of the examples, drawn by the seed; all of them if there are fewer."""
+        drawn = permutation(len(self), seed, 0)[:count]
+        return replace(self, kept=self.indices(np.sort(drawn)))
 
     def example(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and types of a raw batch."""

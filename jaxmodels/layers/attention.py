@@ -6,6 +6,7 @@ out; blocks drop what attention returns.
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -205,7 +206,7 @@ def output_projection(module: SelfAttention | CrossAttention, y: Array, D: int) 
 def apart(init: Initializer, parts: int) -> Initializer:
     """Initialise a kernel that holds `parts` kernels side by side as if each stood alone."""
 
-    def initialize(key: Array, shape: tuple[int, int], dtype: jnp.dtype = jnp.float32) -> Array:
+    def initialize(key: Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> Array:
         rows, columns = shape
         one = jax.vmap(lambda k: init(k, (rows, columns // parts), dtype), out_axes=1)
         return one(jax.random.split(key, parts)).reshape(shape)

@@ -46,6 +46,8 @@ DenseGeneral = functools.partial(nn.DenseGeneral, dot_general=flat_dot_general)
 
 
 def project(x: Float[Array, "B T D"], embedding: Float[Array, "V D"]) -> Float[Array, "B T V"]:
-    """Logits by a tied embedding: x @ embedding.T."""
+    """Logits by a tied embedding, in float32: x @ embedding.T."""
     B, T, D = x.shape
-    return jnp.einsum("TD,VD->TV", x.reshape(B * T, D), embedding).reshape(B, T, -1)
+    flat = x.reshape(B * T, D)
+    logits = jnp.einsum("TD,VD->TV", flat, embedding, preferred_element_type=jnp.float32)
+    return logits.reshape(B, T, -1)

@@ -6,20 +6,30 @@ and its `summary` turns the totals into figures. Nothing is averaged over batche
 depend neither on the batch size nor on how many devices or hosts computed them.
 """
 
+from jaxmodels.metrics.bleu import bleu
 from jaxmodels.metrics.classification import (
     classification,
     classification_figures,
     classification_sums,
 )
 from jaxmodels.metrics.evaluation import Evaluation
+from jaxmodels.metrics.latent import elbo, iwae, reconstruction
 from jaxmodels.metrics.regression import regression, regression_figures, regression_sums
+from jaxmodels.metrics.tokens import consecutive, next_token, seq2seq
 
 __all__ = [
     "Evaluation",
+    "bleu",
     "classification",
     "classification_figures",
     "classification_sums",
+    "consecutive",
+    "elbo",
+    "iwae",
+    "next_token",
+    "reconstruction",
     "regression",
     "regression_figures",
     "regression_sums",
+    "seq2seq",
 ]

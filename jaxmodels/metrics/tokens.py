@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float, Int
 from jaxmodels.carry import Carried, carried_inputs, token_inputs
 from jaxmodels.losses import cross_entropy
 from jaxmodels.metrics.evaluation import Evaluation, Figures, Totals, count
-from jaxmodels.typing import PAD, Array, Batch, Model
+from jaxmodels.tokens import PAD
+from jaxmodels.typing import Array, Batch, Model
 
 
 def next_token(model: Model, split: Any, unit: str = "token", batch_size: int = 64) -> Evaluation:

@@ -14,7 +14,8 @@ from jaxmodels.layers.dense import Dense, project
 from jaxmodels.layers.feedforward import FeedForward, GatedFeedForward, gelu_tanh
 from jaxmodels.layers.positions import Counter, LearnedPositions, SinusoidalPositions, rotary
 from jaxmodels.losses import chunked_cross_entropy
-from jaxmodels.typing import PAD, Array, UserError
+from jaxmodels.tokens import PAD
+from jaxmodels.typing import Array, UserError
 
 torch_normal = functools.partial(nn.LayerNorm, epsilon=1e-5)
 """LayerNorm with PyTorch's epsilon, which published weights were trained with."""
@@ -200,7 +201,9 @@ class EncoderDecoder(nn.Module):
         x = self.decoder(
             x, keys_values, train, carry, positions=positions, mask=None, memory_mask=mask
         )
-        return project(x, self.target_embedding.embedding) if self.tied else self.output(x)
+        if self.tied:
+            return project(x, self.target_embedding.embedding)
+        return self.output(x).astype(jnp.float32)
 
     def _embedded(
         self, embedding: nn.Embed, place: nn.Module, tokens: Array, positions: Array, train: bool
@@ -214,7 +217,7 @@ def cross_attention(
     model: EncoderDecoder, variables: Any, source: Int[Array, "B S"], target: Int[Array, "B T"]
 ) -> Float[Array, "B N T S"]:
     """What each head of the decoder's last block looks at in the source."""
-    _, found = model.apply(variables, source, target, mutable=["intermediates"])
+    found: Any = model.apply(variables, source, target, mutable=["intermediates"])[1]
     return found["intermediates"]["decoder"]["layers"]["block"]["cross"]["weights"][0][-1]
 
 
@@ -371,13 +374,20 @@ def transformer_big(vocab_size: int = 37_000, **options: Any) -> EncoderDecoder:
     return translator(None, vocab_size, 1024, 6, 16, 4096, 0.3, **options)
 
 
-def transformer_multi30k(source_vocab: int, vocab_size: int, **options: Any) -> EncoderDecoder:
+def transformer_multi30k(
+    source_vocab: int,
+    vocab_size: int,
+    width: int = 256,
+    depth: int = 3,
+    num_heads: int = 8,
+    hidden: int = 512,
+    **options: Any,
+) -> EncoderDecoder:
     """3 + 3 layers of width 256, learned positions, nothing shared.
 
     9,038,341 parameters for the vocabularies of 7,853 and 5,893 words of bentrevett's
     pytorch-seq2seq.
     """
-    stddev = 256**-0.5
-    positions = functools.partial(LearnedPositions, stddev=stddev)
+    positions = functools.partial(LearnedPositions, stddev=width**-0.5)
     options = {"context": 100, "positions": positions, "tied": False, **options}
-    return translator(source_vocab, vocab_size, 256, 3, 8, 512, **options)
+    return translator(source_vocab, vocab_size, width, depth, num_heads, hidden, **options)

@@ -9,7 +9,8 @@ from jaxtyping import Bool, Float
 from jaxmodels.carry import Carried, carried_inputs, token_inputs
 from jaxmodels.losses import cross_entropy
 from jaxmodels.objectives.objective import Objective
-from jaxmodels.typing import PAD, Array, Batch, Model, Scalars
+from jaxmodels.tokens import PAD
+from jaxmodels.typing import Array, Batch, Model, Scalars
 
 
 def next_token(model: Model) -> Objective:

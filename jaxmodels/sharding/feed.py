@@ -78,4 +78,9 @@ def stream(
 
 def _stacked(batches: Iterator[Batch], n: int) -> Iterator[Batch]:
     while group := list(itertools.islice(batches, n)):
+        if len({tuple(map(np.shape, jax.tree.leaves(batch))) for batch in group}) > 1:
+            raise UserError(
+                "batches of several lengths cannot go to one call of several steps; "
+                "use --steps-per-call 1"
+            )
         yield jax.tree.map(lambda *arrays: np.stack(arrays), *group)

@@ -5,9 +5,9 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from jaxmodels.tokens import BOS, EOS, PAD, UNK
 from jaxmodels.typing import UserError
 
-PAD, UNK, BOS, EOS = range(4)
 SPECIAL = "<pad>", "<unk>", "<bos>", "<eos>"
 """The first tokens of vocabularies of words and sub-words, in the order of their ids."""
 UNKNOWN = SPECIAL[UNK]
