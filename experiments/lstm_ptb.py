@@ -48,7 +48,7 @@ def lstm_ptb(
         return metrics.consecutive(model, whole, "word")
 
     def schedule(step: ArrayLike) -> jax.Array:
-        return peak_lr * 0.5 ** jnp.maximum(0, 13 * step // steps - 3)
+        return peak_lr * 0.5 ** jnp.maximum(0, 13 * jnp.asarray(step) // steps - 3)
 
     return Experiment(
         objective=objectives.truncated(model),

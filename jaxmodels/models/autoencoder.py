@@ -1,0 +1,188 @@
+"""Autoencoders, and the encoders and decoders that variational ones share with them."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, Int
+
+from jaxmodels.layers.conv import Conv
+from jaxmodels.layers.shapes import check_fan_in, check_images
+from jaxmodels.models.mlp import MLP
+from jaxmodels.typing import Array, UserError
+
+Activation = Callable[[Array], Array]
+Shape = tuple[int, int, int]
+
+# Glorot and Bengio 2010: keeps the variances of activations and gradients; for tanh and the heads.
+_glorot = nn.initializers.glorot_uniform()
+
+
+class Hidden(nn.Module):
+    """Dense layers with an activation after each; flattens its input."""
+
+    widths: Sequence[int]
+    activation: Activation = nn.relu
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B *shape"]) -> Float[Array, "B D"]:
+        """Compute features."""
+        x = x.reshape(x.shape[0], -1)
+        check_fan_in(self, "hidden1", x)
+        for n, width in enumerate(self.widths, start=1):
+            x = self.activation(nn.Dense(width, kernel_init=_glorot, name=f"hidden{n}")(x))
+        return x
+
+
+class DenseDecoder(nn.Module):
+    """Hidden layers, and one more that computes an image of `image_shape` (H, W, C)."""
+
+    widths: Sequence[int]
+    image_shape: Shape = (28, 28, 1)
+    activation: Activation = nn.relu
+
+    @nn.compact
+    def __call__(self, z: Float[Array, "B Z"]) -> Float[Array, "B H W C"]:
+        """Compute logits, or other parameters of the pixels."""
+        x = Hidden(self.widths, self.activation, name="hidden")(z)
+        x = nn.Dense(math.prod(self.image_shape), kernel_init=_glorot, name="output")(x)
+        return x.reshape(-1, *self.image_shape)
+
+
+class ConvEncoder(nn.Module):
+    """3x3 convolutions of stride 2, then a dense layer of width `features`, all with ReLU."""
+
+    channels: Sequence[int] = (32, 64)
+    features: int = 16
+
+    @nn.compact
+    def __call__(self, image: Float[Array, "B *image"]) -> Float[Array, "B D"]:
+        """Compute features of images whose height and width the strides divide."""
+        check_images(self, image)
+        _check_divisible(image.shape[1:3], len(self.channels))
+        x = image
+        check_fan_in(self, "conv1", x)
+        for n, channels in enumerate(self.channels, start=1):
+            x = nn.relu(Conv(channels, (3, 3), strides=(2, 2), name=f"conv{n}")(x))
+        x = x.reshape(x.shape[0], -1)
+        check_fan_in(self, "hidden", x)
+        return nn.relu(nn.Dense(self.features, kernel_init=_glorot, name="hidden")(x))
+
+
+class ConvDecoder(nn.Module):
+    """A dense layer, then 3x3 convolutions of ReLU, each after doubling height and width.
+
+    A stride-2 transposed convolution has as many parameters, but covers its outputs unevenly
+    (Odena et al. 2016, "Deconvolution and checkerboard artifacts").
+    """
+
+    channels: Sequence[int] = (64, 32)
+    image_shape: Shape = (28, 28, 1)
+
+    @nn.compact
+    def __call__(self, z: Float[Array, "B Z"]) -> Float[Array, "B H W C"]:
+        """Compute logits, or other parameters of the pixels."""
+        H, W, C = self.image_shape
+        _check_divisible((H, W), len(self.channels))
+        shrunk = 2 ** len(self.channels)
+        small = (H // shrunk, W // shrunk, self.channels[0])
+        x = nn.relu(nn.Dense(math.prod(small), kernel_init=_glorot, name="hidden")(z))
+        x = x.reshape(-1, *small)
+        for n, channels in enumerate(self.channels, start=1):
+            x = nn.relu(Conv(channels, (3, 3), name=f"conv{n}")(_doubled(x)))
+        return Conv(C, (3, 3), name="output")(x)
+
+
+class Labelled(nn.Module):
+    """A network that flattens its input, such as `Hidden`, given a label beside it.
+
+    The label's indicator is appended to the input (Sohn et al. 2015, "Learning structured output
+    representation using deep conditional generative models"; Kingma et al. 2014, model M2).
+    """
+
+    network: nn.Module
+    num_classes: int
+
+    def __call__(self, x: Float[Array, "B *shape"], label: Int[Array, " B"]) -> Array:
+        """Compute what the network does of (B, D + K)."""
+        x = x.reshape(x.shape[0], -1)
+        indicator = jax.nn.one_hot(label, self.num_classes, dtype=x.dtype)
+        return self.network(jnp.concatenate([x, indicator], axis=-1))  # pyright: ignore[reportCallIssue]
+
+    @property
+    def image_shape(self) -> Shape:
+        """Of the images that the network decodes."""
+        return self.network.image_shape  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class Autoencoder(nn.Module):
+    """An encoder from images to codes (B, Z), and a decoder from codes to logits.
+
+    Denoising is a matter of the objective: `objectives.reconstruction(model, noise=...)`.
+    """
+
+    encoder: nn.Module
+    decoder: nn.Module
+
+    def __call__(
+        self, image: Float[Array, "B *image"], train: bool = False
+    ) -> Float[Array, "B H W C"]:
+        """Compute the logits of images in 0..1."""
+        check_image_shape(self, self.decoder, image)
+        return self.decoder(self.encoder(image))  # pyright: ignore[reportCallIssue]
+
+    def encode(self, image: Float[Array, "B *image"]) -> Float[Array, "B Z"]:
+        """Compute the codes."""
+        return self.encoder(image)  # pyright: ignore[reportCallIssue]
+
+    def decode(self, z: Float[Array, "B Z"]) -> Float[Array, "B H W C"]:
+        """Compute images in 0..1."""
+        return nn.sigmoid(self.decoder(z))  # pyright: ignore[reportCallIssue]
+
+
+def check_image_shape(
+    module: nn.Module, decoder: nn.Module, image: Array, parameters: int = 1
+) -> None:
+    """Raise `UserError` unless the decoder makes `parameters` numbers for each of a pixel's."""
+    H, W, C = decoder.image_shape  # pyright: ignore[reportAttributeAccessIssue]
+    if (*image.shape[1:3], image.shape[-1] * parameters) == (H, W, C) and image.ndim == 4:
+        return
+    raise UserError(
+        f"{type(module).__name__} decodes to images of shape {(H, W, C // parameters)}, got an "
+        f"array of shape {image.shape}, where (B, H, W, C) was expected. Build the model for the "
+        "images' shape, or load them in the model's (`data.load(..., image_shape=...)`)."
+    )
+
+
+def _check_divisible(size: Sequence[int], halvings: int) -> None:
+    if any(n % 2**halvings for n in size):
+        raise UserError(
+            f"{halvings} strides of 2 need a height and a width divisible by {2**halvings}, got "
+            f"{size[0]}x{size[1]}. Take fewer channels, or load the images in such a shape: "
+            "`data.load(..., image_shape=...)`."
+        )
+
+
+def _doubled(x: Float[Array, "B H W C"]) -> Array:
+    B, H, W, C = x.shape
+    x = jnp.broadcast_to(x[:, :, None, :, None], (B, H, 2, W, 2, C))
+    return x.reshape(B, 2 * H, 2 * W, C)
+
+
+def shallow_autoencoder(image_shape: Shape = (28, 28, 1), hidden: int = 128) -> Autoencoder:
+    """784-128-784 with ReLU: 201,616 parameters on 28x28 images."""
+    return Autoencoder(Hidden((hidden,)), DenseDecoder((), image_shape))
+
+
+def deep_autoencoder(
+    image_shape: Shape = (28, 28, 1), widths: Sequence[int] = (512, 256, 128), codes: int = 32
+) -> Autoencoder:
+    """784-512-256-128-32-128-256-512-784, ReLU, linear codes: 1,141,296 parameters."""
+    return Autoencoder(MLP((*widths, codes)), DenseDecoder(tuple(widths)[::-1], image_shape))
+
+
+def conv_autoencoder(image_shape: Shape = (28, 28, 1), codes: int = 16) -> Autoencoder:
+    """Strided convolutions of 32 and 64 channels, codes, and the way back: 178,001 parameters."""
+    return Autoencoder(ConvEncoder((32, 64), codes), ConvDecoder((64, 32), image_shape))
