@@ -24,8 +24,12 @@ STREAM = text.stream(IDS, rows=8, length=6)
 NEAR = functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-6)
 
 
-def begin(mesh, optimizer=optax.sgd(0.1)):
-    objective = objectives.truncated(MODEL)
+def batch(n):
+    return jax.tree.map(jnp.asarray, STREAM[n])
+
+
+def begin(mesh):
+    objective, optimizer = objectives.truncated(MODEL), optax.sgd(0.1)
     state = train.init(jax.random.key(0), objective, optimizer, STREAM.example, mesh)
     return state, objective, optimizer
 
@@ -49,12 +53,12 @@ def test_a_run_begins_at_zero_and_carries_on(one):
     assert all(not leaf.any() for leaf in jax.tree.leaves(state.collections[CARRY]))
     carry, losses = state.collections, []
     for n in range(3):
-        loss, aux = objective(state.params, carry, STREAM[n], state.key)
+        loss, aux = objective(state.params, carry, batch(n), state.key)
         carry = aux.collections
         losses.append(float(loss))
     # All three windows as one sequence.
     tokens, targets = (
-        np.concatenate([STREAM[n][k] for n in range(3)], 1) for k in ("tokens", "targets")
+        jnp.concatenate([batch(n)[k] for n in range(3)], 1) for k in ("tokens", "targets")
     )
     whole = cross_entropy(MODEL.apply({"params": state.params}, tokens), targets)
     NEAR(losses, np.asarray(whole).reshape(8, 3, 6).mean((0, 2)))
@@ -62,9 +66,9 @@ def test_a_run_begins_at_zero_and_carries_on(one):
 
 def test_rows_begin_anew_where_the_text_does(one):
     state, objective, _ = begin(one)
-    _, aux = objective(state.params, state.collections, STREAM[0], state.key)
-    anew, _ = objective(state.params, aux.collections, STREAM[0], state.key)
-    first, _ = objective(state.params, state.collections, STREAM[0], state.key)
+    _, aux = objective(state.params, state.collections, batch(0), state.key)
+    anew, _ = objective(state.params, aux.collections, batch(0), state.key)
+    first, _ = objective(state.params, state.collections, batch(0), state.key)
     assert STREAM[0]["first"].all()
     assert float(anew) == float(first)
     assert STREAM[STREAM.steps_per_epoch]["first"].all()
@@ -97,8 +101,8 @@ def test_figures_do_not_depend_on_the_windows(spec, length):
     state, _, _ = begin(mesh)
     evaluation = metrics.consecutive(MODEL, text.consecutive(IDS, 1, length), "word")
     figures = train.evaluate(evaluation, state.params, state.collections, mesh)
-    tokens, targets = IDS[None, :-1].astype(np.int32), IDS[None, 1:]
-    params = jax.device_get(state.params)
+    tokens, targets = jnp.asarray(IDS[None, :-1], jnp.int32), jnp.asarray(IDS[None, 1:])
+    params = jax.tree.map(jnp.asarray, jax.device_get(state.params))
     whole = float(cross_entropy(MODEL.apply({"params": params}, tokens), targets).mean())
     assert figures["cross_entropy"] == pytest.approx(whole, rel=1e-5)
     assert figures["perplexity"] == pytest.approx(np.exp(whole), rel=1e-5)
@@ -107,9 +111,8 @@ def test_figures_do_not_depend_on_the_windows(spec, length):
 
 def test_a_shorter_type_keeps_the_carry_in_its_own():
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), begin_params())
-    model = Carried(MODEL)
-    variables = model.init(jax.random.key(0), STREAM[0]["tokens"], STREAM[0]["first"])
-    inputs = jnp.asarray(STREAM[0]["tokens"]), jnp.asarray(STREAM[0]["first"])
+    model, inputs = Carried(MODEL), (batch(0)["tokens"], batch(0)["first"])
+    variables = model.init(jax.random.key(0), *inputs)
     _, changed = model.apply({**variables, "params": half}, *inputs, mutable=[CARRY])
     kinds = {leaf.dtype for leaf in jax.tree.leaves(changed[CARRY])}
     assert kinds == {jnp.dtype("float32")}

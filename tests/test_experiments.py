@@ -34,13 +34,7 @@ SMALL = {
     "lstm_ptb": {"dataset": "stdlib", "length": 5, "min_count": 100},
     "mlp_mnist": {"dataset": "digits", "widths": (16, 16)},
     "resnet_cifar10": {"dataset": "digits", "depth": 8},
-    "transformer_multi30k": {
-        "dataset": "numbers",
-        "width": 16,
-        "depth": 1,
-        "num_heads": 2,
-        "beam_size": 1,
-    },
+    "transformer_multi30k": {"dataset": "numbers", "width": 32, "depth": 1, "beam_size": 1},
     "vae_digits": {"hidden": 16},
     "vae_mnist": {"dataset": "digits", "hidden": 16},
 }

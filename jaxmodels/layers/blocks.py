@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 from jaxtyping import Bool, Float, Int
 
+from jaxmodels.layers.dropout import Dropout
 from jaxmodels.typing import CARRY, Array
 
 Make = Callable[..., nn.Module]
@@ -53,10 +54,12 @@ class Block(nn.Module):
         carry: bool = False,
     ) -> Float[Array, "B T D"]:
         """Compute the block; `memory` holds keys and values."""
-        drop = nn.Dropout(self.dropout, deterministic=not train)
+        drop = Dropout(self.dropout)
 
         def add(name: str, x: Array, sublayer: Sublayer) -> Array:
-            return self.residual(self.norm(name=f"{name}_norm"), lambda y: drop(sublayer(y)), x)
+            return self.residual(
+                self.norm(name=f"{name}_norm"), lambda y: drop(sublayer(y), train), x
+            )
 
         attention = self.attention(name="attention")
         x = add("attention", x, lambda y: attention(y, positions, mask, carry=carry))

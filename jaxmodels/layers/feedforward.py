@@ -7,6 +7,7 @@ import flax.linen as nn
 from jaxtyping import Float
 
 from jaxmodels.layers.dense import Dense
+from jaxmodels.layers.dropout import Dropout
 from jaxmodels.typing import Array
 
 Activation = Callable[[Array], Array]
@@ -33,7 +34,7 @@ class FeedForward(nn.Module):
         """Compute it; dropout is of the hidden features."""
         dense = functools.partial(Dense, use_bias=self.use_bias)
         h = self.activation(dense(self.hidden, kernel_init=self.kernel_init, name="hidden")(x))
-        h = nn.Dropout(self.dropout, deterministic=not train)(h)
+        h = Dropout(self.dropout)(h, train)
         return dense(x.shape[-1], kernel_init=self.out_init or self.kernel_init, name="out")(h)
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from jaxmodels.layers.attention import CrossAttention, KeysValues, SelfAttention, same_segment
 from jaxmodels.layers.blocks import Block, Make, Stack, post_norm
 from jaxmodels.layers.dense import Dense, project
+from jaxmodels.layers.dropout import Dropout
 from jaxmodels.layers.feedforward import FeedForward, GatedFeedForward, gelu_tanh
 from jaxmodels.layers.positions import Counter, LearnedPositions, SinusoidalPositions, rotary
 from jaxmodels.losses import chunked_cross_entropy
@@ -62,7 +63,7 @@ class GPT(nn.Module):
         if self.positions is not None:
             self.place = self.positions(self.context, self.width)
         self.count = Counter()
-        self.drop = nn.Dropout(self.dropout)
+        self.drop = Dropout(self.dropout)
         self.stack = Stack(self.block, self.depth, self.remat, self.unroll)
         self.final_norm = self.norm()
         if not self.tied:
@@ -106,7 +107,7 @@ class GPT(nn.Module):
         x = self.embedding(tokens)
         if self.positions is not None:
             x = x + self.place(positions).astype(x.dtype)
-        x = self.drop(x, deterministic=not train)
+        x = self.drop(x, train)
         mask = None if segments is None else same_segment(segments)
         x = self.stack(x, train=train, carry=carry, positions=positions, mask=mask)
         return self.final_norm(x)
@@ -158,7 +159,7 @@ class EncoderDecoder(nn.Module):
         self.source_place = self.positions(self.context, self.width)
         self.target_place = self.positions(self.context, self.width)
         self.count = Counter()
-        self.drop = nn.Dropout(self.dropout)
+        self.drop = Dropout(self.dropout)
         self.encoder = Stack(self.encoder_block, self.depth, self.remat, self.unroll)
         self.decoder = Stack(self.decoder_block, self.depth, self.remat, self.unroll)
         self.memory = KeysValues(self.depth, self.num_heads)
@@ -210,7 +211,7 @@ class EncoderDecoder(nn.Module):
     ) -> Float[Array, "B T D"]:
         x = embedding(tokens) * jnp.asarray(self.width**0.5, embedding.embedding.dtype)
         x = x + place(positions).astype(x.dtype)
-        return self.drop(x, deterministic=not train)
+        return self.drop(x, train)
 
 
 def cross_attention(
