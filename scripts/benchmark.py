@@ -20,35 +20,27 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
-import numpy as np
-import optax
+import jax.numpy as jnp
 import tyro
+from workloads import WORKLOADS, Workload, images
 
-from jaxmodels import data, objectives, sharding, train, tree
-from jaxmodels.models.cnn import ConvNet, LeNet
-from jaxmodels.models.mlp import MLP
-from jaxmodels.models.resnet import cifar_resnet
+from jaxmodels import generate, sharding, train, tree
+from jaxmodels.models import transformer
 from jaxmodels.train.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parent.parent
 
-Name = Literal["lenet", "convnet", "resnet20", "mlp"]
-Part = Literal["steps", "start", "input", "checkpoints"]
-
-MODELS: dict[str, tuple[Any, tuple[int, int, int]]] = {
-    "lenet": (LeNet(), (28, 28, 1)),
-    "convnet": (ConvNet(), (28, 28, 1)),
-    "resnet20": (cifar_resnet(20), (32, 32, 3)),
-    "mlp": (MLP((512, 512, 10)), (28, 28, 1)),
-}
+Part = Literal["steps", "decoding", "start", "input", "checkpoints"]
+Name = Literal["mlp", "lenet", "convnet", "resnet20", "lstm", "gpt4", "gpt6", "translator", "vae"]
 
 
 def benchmark(
-    parts: tuple[Part, ...] = ("steps", "start", "input", "checkpoints"),
-    workloads: tuple[Name, ...] = ("mlp", "lenet", "convnet", "resnet20"),
+    parts: tuple[Part, ...] = ("steps", "decoding", "start", "input", "checkpoints"),
+    workloads: tuple[Name, ...] = get_args(Name),
+    compiled: bool = False,
     batch_size: int = 128,
     turns: int = 7,
     seconds: float = 1.0,
@@ -59,13 +51,15 @@ def benchmark(
     Args:
         parts: what to measure.
         workloads: which networks.
-        batch_size: examples per step.
+        compiled: compare with `torch.compile` (sequence models and the VAE), not with eager mode.
+        batch_size: images per step; sequences have their papers' sizes.
         turns: how often ours and the peer alternate; medians are over these.
         seconds: how long a turn is, about.
         megabytes: size of the state of the checkpoint measurements.
     """
     measure = {
-        "steps": lambda: steps(workloads, batch_size, turns, seconds),
+        "steps": lambda: steps(workloads, batch_size, turns, seconds, compiled),
+        "decoding": lambda: decoding(turns, seconds),
         "start": start,
         "input": lambda: input_pipeline(batch_size, turns, seconds),
         "checkpoints": lambda: checkpoints(megabytes, turns),
@@ -74,45 +68,25 @@ def benchmark(
         measure[part]()
 
 
-def images(shape: tuple[int, int, int], count: int = 10_000) -> data.Split:
-    """A split of random images in memory."""
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (count, *shape), dtype=np.uint8)
-    return data.split({"image": pixels, "label": np.arange(count) % 10}, "random")
-
-
 @dataclasses.dataclass
 class Ours:
     """A training step of ours on one batch, ready to be called; counts its parameters."""
 
-    name: str
-    batch: dict[str, np.ndarray]
-    split: data.Split
+    work: Workload
 
     def __post_init__(self) -> None:
         mesh = sharding.mesh(devices=jax.devices()[:1])
-        objective, optimizer = recipe(self.name, self.split, len(self.batch["label"]))
-        self.fed = sharding.feed(self.batch, mesh)
-        example = self.split.example(len(self.batch["label"]))
-        self.state = train.init(jax.random.key(0), objective, optimizer, example, mesh)
+        parts = self.work.objective, self.work.optimizer
+        self.fed = sharding.feed(self.work.batch, mesh)
+        self.state = train.init(jax.random.key(0), *parts, self.work.batch, mesh)
         self.parameters = tree.count(self.state.params)
-        self.step = train.make_step(objective, optimizer)
+        self.step = train.make_step(*parts)
         self.compile_seconds = timed(self)
 
     def __call__(self) -> float:
         """Take a step and wait for it."""
         self.state, scalars = self.step(self.state, self.fed)
         return float(scalars["loss"])
-
-
-def recipe(name: str, split: data.Split, batch_size: int) -> tuple[Any, Any]:
-    """Adam, or for ResNet momentum and weight decay, as the experiments and the twins have it."""
-    prepare = split.batches(batch_size).prepare
-    objective = objectives.classification(MODELS[name][0]).after(prepare)
-    if name != "resnet20":
-        return objective, optax.adam(1e-3)
-    decayed = optax.chain(optax.add_decayed_weights(1e-4), optax.sgd(0.1, momentum=0.9))
-    return objective, decayed
 
 
 def timed(call: Callable[[], Any]) -> float:
@@ -129,19 +103,21 @@ def turn(call: Callable[[], Any], seconds: float) -> float:
     return timed(lambda: [call() for _ in range(calls)]) / calls
 
 
-def steps(workloads: tuple[str, ...], batch_size: int, turns: int, seconds: float) -> None:
+def steps(
+    workloads: tuple[str, ...], batch_size: int, turns: int, seconds: float, compiled: bool
+) -> None:
     """Print step times, beside PyTorch's."""
-    peer = torch_peer()
-    print(f"\nTraining step, float32, batch {batch_size}, {os.cpu_count()} cores")
-    print("| network | parameters | ms | examples/s | compile s | PyTorch eager ms | ratio |")
+    peer, mode = torch_peer(), "compiled" if compiled else "eager"
+    print(f"\nTraining step, float32, {os.cpu_count()} cores; images in batches of {batch_size}")
+    print(f"| network | parameters | ms | per second | compile s | PyTorch {mode} ms | ratio |")
     print("|---|---|---|---|---|---|---|")
     for name in workloads:
-        split = images(MODELS[name][1])
-        batch = split.batches(batch_size)[0]
-        ours = Ours(name, batch, split)
-        theirs = functools.partial(peer_turn, peer, name, batch, seconds, ours.parameters)
+        work = WORKLOADS[name](batch_size)
+        ours = Ours(work)
+        call = name, work.batch, seconds, compiled
+        theirs = functools.partial(peer_turn, peer, call, ours.parameters)
         pairs = [(turn(ours, seconds), theirs()) for _ in range(turns)]
-        print(row(name, ours, batch_size, pairs), flush=True)
+        print(row(name, ours, pairs), flush=True)
 
 
 def torch_peer() -> ProcessPoolExecutor | None:
@@ -155,36 +131,66 @@ def torch_peer() -> ProcessPoolExecutor | None:
     return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
 
 
-def peer_turn(
-    peer: ProcessPoolExecutor | None, name: str, batch: Any, seconds: float, parameters: int
-) -> float | None:
+def peer_turn(peer: ProcessPoolExecutor | None, call: tuple, parameters: int) -> float | None:
     """Seconds of the peer's step."""
     if peer is None:
         return None
-    theirs, count = peer.submit(torch_turn, name, batch, seconds).result()
-    assert count == parameters, f"{name}: {count} parameters there, {parameters} here"
+    theirs, count = peer.submit(torch_turn, *call).result()
+    assert count == parameters, f"{call[0]}: {count} parameters there, {parameters} here"
     return theirs
 
 
-def torch_turn(name: str, batch: Any, seconds: float) -> tuple[float, int]:
+def torch_turn(name: str, batch: Any, seconds: float, compiled: bool) -> tuple[float, int]:
     """In the peer's process: seconds per step, and the number of parameters."""
     import torch_twins
 
-    return turn(
-        torch_twins.make_step(name, batch, os.cpu_count() or 1), seconds
-    ), torch_twins.count(name)
+    step = torch_twins.make_step(name, batch, os.cpu_count() or 1, compiled)
+    return turn(step, seconds), torch_twins.count(name)
 
 
-def row(name: str, ours: Ours, batch_size: int, pairs: list[tuple[float, float | None]]) -> str:
+def row(name: str, ours: Ours, pairs: list[tuple[float, float | None]]) -> str:
     """A line of the table of steps; the ratio is of speeds, above 1 where ours is faster."""
-    mine = median(pair[0] for pair in pairs)
-    ratios = [theirs / own for own, theirs in pairs if theirs]
-    peer = f"{1000 * median(t for _, t in pairs if t):.1f}" if ratios else ""
-    spread = f"{median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})" if ratios else ""
+    mine, work = median(pair[0] for pair in pairs), ours.work
     return (
-        f"| {name} | {ours.parameters:,} | {1000 * mine:.1f} | {batch_size / mine:,.0f} | "
-        f"{ours.compile_seconds:.1f} | {peer} | {spread} |"
+        f"| {name} | {ours.parameters:,} | {1000 * mine:.1f} | {work.examples / mine:,.0f} "
+        f"{work.unit} | {ours.compile_seconds:.1f} | {beside(pairs, 1000)} |"
     )
+
+
+def beside(pairs: list[tuple[float, float | None]], scale: float) -> str:
+    """The peer's median and the ratio of speeds with its spread; nothing without a peer."""
+    ratios = [theirs / own for own, theirs in pairs if theirs]
+    if not ratios:
+        return " | "
+    peer = scale * median(theirs for _, theirs in pairs if theirs)
+    return f"{peer:.1f} | {median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+
+
+def decoding(turns: int, seconds: float, rows: int = 16, length: int = 60) -> None:
+    """Print how fast the small GPT writes, greedily and with its cache, beside PyTorch's."""
+    peer, model = torch_peer(), transformer.nanogpt_cpu(unroll=4)
+    prompt = jnp.full((rows, 1), 5, jnp.int32)
+    variables = jax.jit(model.init)(jax.random.key(0), prompt)
+
+    def ours() -> Any:
+        written = generate.sample(model, variables, prompt, length, jax.random.key(0))
+        return jax.block_until_ready(written)
+
+    def theirs() -> float | None:
+        return peer and peer.submit(torch_decoding, rows, length, seconds).result()
+
+    pairs = [(turn(ours, seconds), theirs()) for _ in range(turns)]
+    speed = rows * length / median(own for own, _ in pairs)
+    print(f"\nDecoding with the 4-layer GPT, {rows} rows of {length} tokens")
+    print("| tokens/s | PyTorch eager ms | ratio |\n|---|---|---|")
+    print(f"| {speed:,.0f} | {beside(pairs, 1000)} |")
+
+
+def torch_decoding(rows: int, length: int, seconds: float) -> float:
+    """In the peer's process: seconds to decode so much."""
+    import torch_sequences
+
+    return turn(torch_sequences.make_decode(rows, length, os.cpu_count() or 1), seconds)
 
 
 def start() -> None:
@@ -231,7 +237,8 @@ def input_pipeline(batch_size: int, turns: int, seconds: float) -> None:
         )
         for _ in range(turns)
     )
-    step = median(turn(Ours("lenet", batches[0], split), seconds / 4) for _ in range(turns))
+    lenet = Ours(WORKLOADS["lenet"](batch_size))
+    step = median(turn(lenet, seconds / 4) for _ in range(turns))
     print(f"\nInput: 60,000 images of 28x28 in memory, batch {batch_size}")
     print(f"read: {1e6 * read:.0f} us, {batch_size / read:,.0f} images/s")
     print(f"read and on the device: {1e6 * fed:.0f} us")

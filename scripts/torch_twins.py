@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+import torch_sequences
 from torch import nn
 
 
@@ -65,11 +66,16 @@ TWINS = {"lenet": lenet, "convnet": convnet, "resnet20": resnet20, "mlp": mlp}
 
 def count(name: str) -> int:
     """The number of the twin's parameters."""
-    return sum(parameter.numel() for parameter in TWINS[name]().parameters())
+    twin = {**TWINS, **torch_sequences.TWINS}[name]()
+    return sum(parameter.numel() for parameter in twin.parameters())
 
 
-def make_step(name: str, batch: dict[str, Any], threads: int) -> Callable[[], float]:
-    """A training step in eager mode on one batch, which is already where it is needed."""
+def make_step(
+    name: str, batch: dict[str, Any], threads: int, compiled: bool = False
+) -> Callable[[], float]:
+    """A training step on one batch, which is already where it is needed."""
+    if name in torch_sequences.TWINS:
+        return torch_sequences.make_step(name, batch, threads, compiled)
     torch.set_num_threads(threads)
     model = TWINS[name]().train()
     sgd = name == "resnet20"
