@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from tiny_run import Net, quietly, tiny
 
-from jaxmodels import data, metrics, objectives
+from jaxmodels import data, metrics, objectives, sharding
 from jaxmodels.experiment import Experiment, run
+from jaxmodels.typing import UserError
 
 SCRIPT = Path(__file__).parent.parent / "experiments" / "cnn_digits.py"
 
@@ -172,3 +173,36 @@ def test_a_data_set_that_is_not_there(arguments, words, tmp_path):
     assert ended.stderr.startswith("cnn_digits.py: ")
     assert "Traceback" not in ended.stderr
     assert not any(tmp_path.iterdir())
+
+
+def keeping(vocabulary):
+    """The experiment with a vocabulary that its run keeps."""
+
+    def made(steps: int = 2) -> Experiment:
+        return dataclasses.replace(tiny(steps=steps), files={"vocabulary.json": vocabulary})
+
+    return made
+
+
+def test_a_vocabulary_that_is_not_the_runs(capsys, tmp_path):
+    quietly(keeping('["a", "b"]'), "--out", tmp_path / "run")
+    words = refused(capsys, keeping('["a", "c"]'), "--out", tmp_path / "run", "--steps", 4)
+    assert "is not what the data make now; at character 7: 'b\"]' there, 'c\"]' now" in words
+    assert (tmp_path / "run" / "vocabulary.json").read_text() == '["a", "b"]'
+
+
+def lengths(n):
+    """Batches of two lengths."""
+    return {"tokens": np.zeros((8, 4 + n % 2), np.int32)}
+
+
+def test_batches_of_several_lengths_in_one_call():
+    class Batches:
+        def iterate(self, start, stop, rows=None):
+            return map(lengths, range(start, stop))
+
+        batch_size = 8
+
+    mesh = sharding.mesh()
+    with pytest.raises(UserError, match=r"several lengths .* --steps-per-call 1"):
+        list(sharding.stream(Batches(), mesh, 0, 4, 2))

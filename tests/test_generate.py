@@ -555,3 +555,20 @@ def test_a_whole_split(translator):
 def test_bad_beam_size(translator):
     with pytest.raises(UserError, match="at least 1, which is greedy search; got 0"):
         generate.translate(*translator, tokens(), 6, beam_size=0)
+
+
+def test_a_text_beyond_the_context_goes_on_from_its_second_half():
+    model = transformer.gpt(11, 8, 16, 1, 2)
+    prompt = jnp.array([[1, 2, 3], [4, 5, 6]])
+    variables = jax.jit(model.init)(jax.random.key(0), prompt)
+    found = generate.write(model, variables, prompt, 20, jax.random.key(1), generate.greedy)
+    assert found.shape == (2, 20)
+    short = generate.sample(model, variables, prompt, 5, jax.random.key(1))
+    np.testing.assert_array_equal(found[:, :5], short)
+    seen = jnp.concatenate([prompt, found], axis=1)[:, 4:8]
+    more = generate.sample(model, variables, seen, 4, jax.random.key(1))
+    np.testing.assert_array_equal(found[:, 5:9], more)
+    with pytest.raises(UserError, match="a context of 8 tokens a prompt has 1 to 4"):
+        generate.write(
+            model, variables, seen[:, [0, 1, 2, 3, 0]], 20, jax.random.key(1), generate.greedy
+        )

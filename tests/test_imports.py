@@ -1,6 +1,7 @@
 """Who may import whom, and what an import costs."""
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -36,14 +37,17 @@ ALLOWED = {
 FLAX = {"layers", "models"}
 
 
+@functools.cache
 def imports(path):
     """The names that a file imports anywhere in it, also those of `TYPE_CHECKING`."""
+    found = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} imports relatively"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return found
 
 
 def part(path):

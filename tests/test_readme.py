@@ -15,6 +15,7 @@ CHECKS = """
 assert scalars["loss"] < 1.5
 assert per_example["conv1"]["kernel"].shape == (128, 3, 3, 1, 32)
 assert first["image"].shape == (64, 28, 28, 1)
+assert written.shape == (1, 40)
 assert figures["test/error"] <= 1
 assert params["output"]["kernel"].shape == (16, 10)
 assert logits.shape == (64, 10)
@@ -31,7 +32,7 @@ def python(*arguments, folder):
 
 def test_the_readmes_python_runs(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     script = ROOT / "experiments" / "mlp_mnist.py"
     small = "--dataset digits --steps 2 --widths 16 --batch-size 8 --out runs/lenet"
     python(script, *small.split(), folder=tmp_path)

@@ -66,7 +66,8 @@ TABLE = {
     ),
     "translator": (AttentionTranslator(11, 11, 8, 16, 0.1, init), tokens(6, 5)),
     "gpt": (gpt(11, 8, 16, 2, 2, 0.1), tokens(6)),
-    "llama": (llama(11, 8, 16, 2, 4, 2, 24, tied=True), tokens(5)),
+    # Of three tokens: it has no positions of its own, and cannot count a token's repetitions.
+    "llama": (llama(11, 8, 16, 2, 4, 2, 24, tied=True), tokens(3)),
     "transformer": (transformer.translator(11, 11, 16, 2, 2, 32, context=8), tokens(6, 5)),
     "transformer, shared": (transformer.translator(None, 11, 16, 1, 4, 32, 0.0), tokens(4, 5)),
 }
@@ -185,7 +186,7 @@ def test_sharded_equals_replicated(case):
 
 
 def test_four_examples_can_be_learnt_by_heart(case):
-    inputs, optimizer = tuple(x[:4] for x in case.inputs), optax.adam(2e-2)
+    inputs, optimizer = tuple(x[:4] for x in case.inputs), optax.adam(1e-2)
 
     def loss(params, **options):
         return loss_of(case.model.apply({"params": params}, *inputs, **options))

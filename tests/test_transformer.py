@@ -41,6 +41,12 @@ TOKENS = jnp.arange(18).reshape(2, 9) * 7 % 10 + 1
 
 
 @functools.cache
+def jitted(model, **options):
+    """The model's outputs, compiled: op by op each of these tests takes seconds."""
+    return jax.jit(functools.partial(model.apply, **options))
+
+
+@functools.cache
 def variables(name):
     model = CAUSAL.get(name, PAIR)
     inputs = (TOKENS,) if name in CAUSAL else (TOKENS, TOKENS)
@@ -49,7 +55,7 @@ def variables(name):
 
 def influence(function, x):
     """Which outputs (T) each input (T) changes, of one-hot inputs through an embedding."""
-    jacobian = jax.jacobian(lambda x: function(x).sum(-1))(x)  # T T D
+    jacobian = jax.jit(jax.jacobian(lambda x: function(x).sum(-1)))(x)  # T T D
     return np.abs(jacobian).max(-1) > 0
 
 
@@ -71,15 +77,16 @@ def test_gradients_of_the_future_are_zero(name):
 
 def test_padding_of_the_source_changes_nothing():
     longer = jnp.pad(TOKENS, ((0, 0), (0, 5)))
-    plain = PAIR.apply(variables("pair"), TOKENS, TOKENS)
-    np.testing.assert_allclose(PAIR.apply(variables("pair"), longer, TOKENS), plain, **SAME)
+    plain = jitted(PAIR)(variables("pair"), TOKENS, TOKENS)
+    padded = jitted(PAIR)(variables("pair"), longer, TOKENS)
+    np.testing.assert_allclose(padded, plain, **SAME)
 
 
 def test_what_follows_changes_no_logits_before():
     longer = jnp.pad(TOKENS, ((0, 0), (0, 5)))
     for name, model in CAUSAL.items():
-        plain = model.apply(variables(name), TOKENS)
-        np.testing.assert_allclose(model.apply(variables(name), longer)[:, :9], plain, **SAME)
+        plain = jitted(model)(variables(name), TOKENS)
+        np.testing.assert_allclose(jitted(model)(variables(name), longer)[:, :9], plain, **SAME)
 
 
 def carried(model, variables, tokens, parts, *memory, **options):
@@ -90,10 +97,9 @@ def carried(model, variables, tokens, parts, *memory, **options):
     carry = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     assert all(leaf.shape[0] == 2 for leaf in jax.tree.leaves(carry))
     found = []
+    read = jitted(model, carry=True, mutable=(CARRY,), **options)
     for part in jnp.split(tokens, parts, axis=1):
-        outputs, changed = model.apply(
-            {**variables, CARRY: carry}, part, *memory, carry=True, mutable=[CARRY], **options
-        )
+        outputs, changed = read({**variables, CARRY: carry}, part, *memory)
         carry = changed[CARRY]
         found.append(outputs)
     return jnp.concatenate(found, axis=1)
@@ -102,14 +108,14 @@ def carried(model, variables, tokens, parts, *memory, **options):
 @pytest.mark.parametrize("parts", [[4, 5, 6, 7, 8], [1, 3]])
 @pytest.mark.parametrize("name", CAUSAL)
 def test_with_a_cache_as_without(name, parts):
-    whole = CAUSAL[name].apply(variables(name), TOKENS)
+    whole = jitted(CAUSAL[name])(variables(name), TOKENS)
     cached = carried(CAUSAL[name], variables(name), TOKENS, parts)
     np.testing.assert_allclose(cached, whole, **SAME)
 
 
 def test_a_decoder_with_a_cache_as_without():
-    memory = PAIR.apply(variables("pair"), TOKENS[:, :7], method="encode")
-    whole = PAIR.apply(variables("pair"), TOKENS[:, :7], TOKENS)
+    memory = jitted(PAIR, method="encode")(variables("pair"), TOKENS[:, :7])
+    whole = jitted(PAIR)(variables("pair"), TOKENS[:, :7], TOKENS)
     cached = carried(PAIR, variables("pair"), TOKENS, [3, 4, 8], memory, method="decode")
     np.testing.assert_allclose(cached, whole, **SAME)
 
@@ -119,16 +125,18 @@ def test_packed_documents_do_not_see_each_other(name):
     if name == "gpt":
         pytest.skip("learned positions count from the row's beginning")
     segments = jnp.array([[1] * 4 + [2] * 5, [1] * 9])
-    packed = CAUSAL[name].apply(variables(name), TOKENS, segments)
-    alone = CAUSAL[name].apply(variables(name), TOKENS[:1, 4:])
+    packed = jitted(CAUSAL[name])(variables(name), TOKENS, segments)
+    alone = jitted(CAUSAL[name])(variables(name), TOKENS[:1, 4:])
     np.testing.assert_allclose(packed[:1, 4:], alone, **SAME)
 
 
 def test_attention_weights_are_left_where_they_are_asked_for():
-    memory_weights = transformer.cross_attention(PAIR, variables("pair"), TOKENS, TOKENS[:, :5])
+    look = jax.jit(functools.partial(transformer.cross_attention, PAIR))
+    memory_weights = look(variables("pair"), TOKENS, TOKENS[:, :5])
     assert memory_weights.shape == (2, 4, 5, 9)
     np.testing.assert_allclose(memory_weights.sum(-1), 1, rtol=1e-5)
-    _, found = CAUSAL["llama"].apply(variables("llama"), TOKENS, mutable=["intermediates"])
+    look = jitted(CAUSAL["llama"], mutable=("intermediates",))
+    _, found = look(variables("llama"), TOKENS)
     (weights,) = found["intermediates"]["stack"]["layers"]["block"]["attention"]["weights"]
     assert weights.shape == (2, 2, 4, 9, 9)
     assert not np.triu(weights, 1).any()
@@ -249,9 +257,9 @@ def test_both_ways_of_the_objective_are_one_loss():
     model = CAUSAL["gpt"]
     batch = {"tokens": TOKENS, "targets": TOKENS[:, ::-1], "valid": TOKENS > 3}
     params = variables("gpt")["params"]
-    plain, _ = objectives.next_token(model)(params, {}, batch, key(0))
-    chunked, _ = objectives.next_token_in_chunks(model)(params, {}, batch, key(0))
-    losses = cross_entropy(model.apply({"params": params}, TOKENS), batch["targets"])
+    plain, _ = jax.jit(objectives.next_token(model))(params, {}, batch, key(0))
+    chunked, _ = jax.jit(objectives.next_token_in_chunks(model))(params, {}, batch, key(0))
+    losses = cross_entropy(jitted(model)({"params": params}, TOKENS), batch["targets"])
     assert float(plain) == pytest.approx(float(losses[TOKENS > 3].mean()), rel=1e-5)
     assert float(chunked) == pytest.approx(float(plain), rel=1e-5)
 
@@ -259,8 +267,8 @@ def test_both_ways_of_the_objective_are_one_loss():
 def test_label_smoothing_reports_the_plain_loss_too():
     batch = {"source": TOKENS, "target": TOKENS}
     params = variables("pair")["params"]
-    plain, _ = objectives.seq2seq(PAIR)(params, {}, batch, key(0))
-    smoothed, aux = objectives.seq2seq(PAIR, 0.1)(params, {}, batch, key(0))
+    plain, _ = jax.jit(objectives.seq2seq(PAIR))(params, {}, batch, key(0))
+    smoothed, aux = jax.jit(objectives.seq2seq(PAIR, 0.1))(params, {}, batch, key(0))
     assert float(aux.scalars["cross_entropy"]) == pytest.approx(float(plain))
     assert float(smoothed) != float(plain)
 
@@ -317,7 +325,7 @@ def test_a_sequence_longer_than_the_context_is_refused():
     with pytest.raises(UserError, match="17 tokens is longer than the model's context of 16"):
         jax.eval_shape(CAUSAL["gpt"].init, key(0), jnp.zeros((1, 17), jnp.int32))
     with pytest.raises(UserError, match="context"):
-        jax.eval_shape(PAIR.init, key(0), jnp.zeros((1, 17), jnp.int32), TOKENS)
+        jax.eval_shape(PAIR.init, key(0), jnp.zeros((2, 17), jnp.int32), TOKENS)
 
 
 def test_heads_that_do_not_divide_the_width_are_refused():

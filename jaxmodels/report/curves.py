@@ -12,7 +12,7 @@ from jaxmodels.report.verdict import NATS, SHARES
 Series = tuple[np.ndarray, np.ndarray]
 # What stands in one panel, though train and test have different names for it; first found, first.
 SHARED = {
-    "loss": ("cross_entropy", "mse", "loss"),
+    "loss": ("cross_entropy", "nll", "mse", "loss"),
     "error": ("error",),
 }
 

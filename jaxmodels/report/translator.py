@@ -43,10 +43,12 @@ def translator(
         return [translations(rows), attention(_maps(variables, source[:MAPS], outputs[:MAPS]))]
 
     def _maps(variables: Any, source: np.ndarray, outputs: list[list[int]]) -> list[AttentionMap]:
-        found = []
+        import jax
+
+        looking, found = jax.jit(look), []
         for one, ids in zip(source, outputs, strict=True):
             read, written = one[one > 0], [BOS, *ids]
-            weights = np.asarray(look(variables, read[None], np.array([written], np.int32)))[0]
+            weights = np.asarray(looking(variables, read[None], np.array([written], np.int32)))[0]
             queries = [task.target.tokens[i] for i in [*ids, EOS]]
             found.append(AttentionMap(weights, queries, [task.source.tokens[i] for i in read]))
         return found

@@ -11,7 +11,7 @@ LOWER = re.compile(
     r"error|cross_entropy|loss|mse|rmse|mae|ece|nll|perplexity|bits_per_\w+|wer|fid|kl"
 )
 SHARES = re.compile(r"accuracy|error|top\d+|ece")
-NATS = re.compile(r"cross_entropy|nll|kl|elbo|log_likelihood")
+NATS = re.compile(r"cross_entropy|nll|kl|elbo|log_likelihood|reconstruction")
 BITS = re.compile(r"bits_per_\w+")
 
 
