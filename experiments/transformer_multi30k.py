@@ -3,7 +3,7 @@
 Vaswani et al., 2017, "Attention is all you need", in the setting of Trevett's tutorial
 (bentrevett/pytorch-seq2seq, notebook 6): BLEU 36.52 in its tokens and perplexity 5.316 on
 test_2016_flickr. Ours differs: 7,885 and 5,905 words where it has 7,853 and 5,893, a warm-up and
-smoothed labels, no dropout of attention weights, and a search with beams.
+smoothed labels, and beams, whose length penalty of 1.5 was chosen on the validation split.
 """
 
 import functools
@@ -48,7 +48,9 @@ def transformer_multi30k(
     sizes = len(task.source), len(task.target), width, depth, width // 32, 2 * width
     options = {"dropout": dropout, "context": longest + 1, "unroll": depth}
     model = transformer.transformer_multi30k(*sizes, **options)
-    translate = functools.partial(generate.translate, model, length=longest, beam_size=beam_size)
+    translate = functools.partial(
+        generate.translate, model, length=longest, beam_size=beam_size, alpha=1.5
+    )
     look = functools.partial(transformer.cross_attention, model)
     return Experiment(
         objective=objectives.seq2seq(model, label_smoothing),
@@ -64,7 +66,6 @@ def transformer_multi30k(
         },
         steps=steps,
         published={"translation/bleu": 36.52, "test/perplexity": 5.316},
-        best="translation/bleu",
         pictures=report.translator(translate, look, task),
         files=task.files,
     )
