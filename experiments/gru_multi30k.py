@@ -43,10 +43,11 @@ def gru_multi30k(
     """
     task = text.translation(dataset, data_dir)
     train, test = task.pairs["train"], task.pairs["test"]
-    longest = max(text.boundaries(split)[-1] for split in task.pairs.values())
     sizes = len(task.source), len(task.target), embedding, features
     model = attention_rnn.AttentionTranslator(*sizes, dropout)
-    translate = functools.partial(generate.translate, model, length=longest, beam_size=beam_size)
+    translate = functools.partial(
+        generate.translate, model, length=task.longest, beam_size=beam_size
+    )
     look = functools.partial(attention_rnn.cross_attention, model)
     return Experiment(
         objective=objectives.seq2seq(model),
@@ -62,7 +63,6 @@ def gru_multi30k(
         },
         steps=steps,
         published={"translation/bleu": 28.11, "test/perplexity": 23.18},
-        best="translation/bleu",
         pictures=report.translator(translate, look, task),
         files=task.files,
     )

@@ -44,12 +44,11 @@ def transformer_multi30k(
     """
     task = text.translation(dataset, data_dir)
     train, test = task.pairs["train"], task.pairs["test"]
-    longest = max(text.boundaries(split)[-1] for split in task.pairs.values())
     sizes = len(task.source), len(task.target), width, depth, width // 32, 2 * width
-    options = {"dropout": dropout, "context": longest + 1, "unroll": depth}
+    options = {"dropout": dropout, "context": task.longest + 1, "unroll": depth}
     model = transformer.transformer_multi30k(*sizes, **options)
     translate = functools.partial(
-        generate.translate, model, length=longest, beam_size=beam_size, alpha=1.5
+        generate.translate, model, length=task.longest, beam_size=beam_size, alpha=1.5
     )
     look = functools.partial(transformer.cross_attention, model)
     return Experiment(

@@ -120,6 +120,7 @@ def steps(
         print(row(name, ours, pairs), flush=True)
 
 
+@functools.cache
 def torch_peer() -> ProcessPoolExecutor | None:
     """A process for PyTorch, or None where it is not installed.
 

@@ -64,10 +64,15 @@ def translations(rows: Sequence[Row]) -> Section:
 
     They are taken at equal distances, so that all of a split is seen.
     """
-    chosen = np.unique(np.linspace(0, len(rows) - 1, min(SHOWN, len(rows))).astype(int))
+    chosen = spread(len(rows))
     cells = [[f'<span style="{WRAPPED}">{_clean(text)}</span>' for text in rows[n]] for n in chosen]
     note = f'<p class="note">{len(chosen)} of {len(rows):,} sentences.</p>'
     return Section("Translations", table(("source", "reference", "output"), cells) + note)
+
+
+def spread(count: int) -> np.ndarray:
+    """Which of so many sentences are shown: a dozen at equal distances."""
+    return np.unique(np.linspace(0, count - 1, min(SHOWN, count)).astype(int))
 
 
 def translating(translate: Callable[[Any], Sequence[Row]]) -> Sections:

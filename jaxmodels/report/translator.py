@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxmodels.report.attention import AttentionMap, attention
 from jaxmodels.report.page import Section
-from jaxmodels.report.text import SHOWN, translations
+from jaxmodels.report.text import spread, translations
 from jaxmodels.tokens import BOS, EOS, until
 
 Sections = Callable[[Any, Mapping[str, Any]], list[Section]]
@@ -33,7 +33,7 @@ def translator(
     def sections(variables: Any, measured: Mapping[str, Any]) -> list[Section]:
         del measured
         pairs = task.pairs[split]
-        shown = np.unique(np.linspace(0, len(pairs) - 1, min(SHOWN, len(pairs))).astype(int))
+        shown = spread(len(pairs))
         source = pairs.read(shown)["source"]
         outputs = until(np.asarray(translate(variables, source)))
         rows = [

@@ -38,6 +38,11 @@ class Translation:
         """Both vocabularies, as a run keeps them."""
         return {"source.json": self.source.to_json(), "target.json": self.target.to_json()}
 
+    @property
+    def longest(self) -> int:
+        """The length that holds every pair of every split, as `lengths` counts."""
+        return max(int(lengths(split).max()) for split in self.pairs.values())
+
     def judging(self, split: str) -> dict[str, Any]:
         """What `metrics.bleu` needs to know of a split."""
         return {
