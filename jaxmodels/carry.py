@@ -1,23 +1,14 @@
-"""Models of sequences: what they read, and a state that goes on from batch to batch."""
+"""A state of models of sequences that goes on from batch to batch."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Int
 
-from jaxmodels.typing import CARRY, Array, Batch, Model
-
-
-def token_inputs(batch: Batch) -> tuple[Any, ...]:
-    """What a model of sequences reads: `tokens`, and `segments` where the rows are packed."""
-    return tuple(batch[name] for name in ("tokens", "segments") if name in batch)
-
-
-def carried_inputs(batch: Batch) -> tuple[Any, ...]:
-    """What `Carried` reads: `tokens`, and `first`, true where a row begins anew."""
-    return batch["tokens"], batch["first"]
+from jaxmodels.typing import CARRY, Array, Model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +41,18 @@ class Carried:
             )
             return outputs
         outputs, collections = self.model.apply(variables, tokens, carry=True, **kwargs)
-        # A shorter type of computing must not change the type of what is kept.
-        after = jax.tree.map(lambda new, old: new.astype(old.dtype), collections[CARRY], before)
-        return outputs, {**collections, CARRY: after}
+        return outputs, {**collections, CARRY: in_its_types(collections[CARRY], before)}
+
+
+def fresh(init: Callable[[], Any]) -> Any:
+    """The carry, at its beginning, of the variables that `init` makes; none of them is computed."""
+    shapes = jax.eval_shape(init)[CARRY]
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+def in_its_types(new: Any, old: Any) -> Any:
+    """A new carry in the old one's types, which a shorter type of computing must not change."""
+    return jax.tree.map(lambda leaf, before: leaf.astype(before.dtype), new, old)
 
 
 def _from_zero(leaf: Array, first: Array) -> Array:

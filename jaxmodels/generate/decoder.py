@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from jaxmodels.carry import fresh, in_its_types
 from jaxmodels.typing import CARRY, Array, Model, UserError
 
 Tokens = Array | np.ndarray
@@ -35,10 +36,9 @@ class Decoder:
         """Make the carry at the beginning of `rows` sequences of at most `capacity` tokens."""
         keys = {name: jax.random.key(0) for name in ("params", "dropout", "sample")}
         tokens = jnp.zeros((rows, capacity), jnp.int32)
-        shapes = jax.eval_shape(
-            lambda: self.model.init(keys, tokens, *self.memory, carry=True, **self._method)[CARRY]
+        return fresh(
+            lambda: self.model.init(keys, tokens, *self.memory, carry=True, **self._method)
         )
-        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
     def step(
         self, variables: Any, carry: Any, tokens: Int[Array, "B T"]
@@ -52,9 +52,7 @@ class Decoder:
             mutable=[CARRY],
             **self._method,
         )
-        # A shorter type of computing must not change the type of what is kept.
-        carry = jax.tree.map(lambda new, old: new.astype(old.dtype), collections[CARRY], carry)
-        return logits[:, -1].astype(jnp.float32), carry
+        return logits[:, -1].astype(jnp.float32), in_its_types(collections[CARRY], carry)
 
     @property
     def _method(self) -> dict[str, str]:

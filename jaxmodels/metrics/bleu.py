@@ -8,16 +8,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from jaxmodels.inputs import pair_inputs
 from jaxmodels.metrics.evaluation import Evaluation, Figures, Totals
 from jaxmodels.tokens import until
 from jaxmodels.typing import Array, Batch, UserError
 
 ORDERS = 4
-
-
-def pair_input(batch: Batch) -> tuple:
-    """Pick "source" and, as in training, "target" without its last token."""
-    return batch["source"], batch["target"][:, :-1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +41,7 @@ def bleu(
     tokenize: Callable[[str], list[str]],
     words: Callable[[list[int]], str],
     text: Callable[[list[int]], str],
-    inputs: Callable[[Batch], tuple] = pair_input,
+    inputs: Callable[[Batch], tuple] = pair_inputs,
     batch_size: int = 100,
 ) -> Evaluation:
     """Judge translations: BLEU of a corpus in 0..100, higher is better.

@@ -8,16 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from jaxmodels.inputs import image_input
 from jaxmodels.metrics.evaluation import Evaluation, Figures, Totals, count
 from jaxmodels.typing import Array, Batch, Model, UserError
 
 ECE_BINS = 15
 """As in Guo et al., 2017."""
-
-
-def image_input(batch: Batch) -> tuple:
-    """Pick "image"."""
-    return (batch["image"],)
 
 
 def classification(

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Float
 
-from jaxmodels.metrics.classification import image_input
+from jaxmodels.inputs import image_input
+from jaxmodels.losses import binary_cross_entropy
 from jaxmodels.metrics.evaluation import Evaluation, Figures, Totals, count
 from jaxmodels.typing import Array, Batch, Model, UserError
 
@@ -75,7 +76,7 @@ def reconstruction(model: Model, split: Any) -> Evaluation:
 
     def statistics(logits: Float[Array, "B H W C"], batch: Batch) -> dict[str, Array]:
         logits, image = logits.astype(jnp.float32), batch["image"].astype(jnp.float32)
-        entropy = jax.nn.softplus(logits) - image * logits
+        entropy = binary_cross_entropy(logits, image)
         error = jnp.square(jax.nn.sigmoid(logits) - image)
         return {
             "cross_entropy": _sum(entropy.sum(axis=(1, 2, 3)), batch["mask"]),

@@ -7,13 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
+from jaxmodels.inputs import x_input
 from jaxmodels.metrics.evaluation import Evaluation, Figures, Totals, count
 from jaxmodels.typing import Array, Batch, Model, UserError
-
-
-def x_input(batch: Batch) -> tuple:
-    """Pick "x"."""
-    return (batch["x"],)
 
 
 def regression(model: Model, split: Any, inputs: Callable[[Batch], tuple] = x_input) -> Evaluation:

@@ -8,7 +8,8 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
-from jaxmodels.carry import Carried, carried_inputs, token_inputs
+from jaxmodels.carry import Carried
+from jaxmodels.inputs import carried_inputs, pair_inputs, token_inputs, valid_targets
 from jaxmodels.losses import cross_entropy
 from jaxmodels.metrics.evaluation import Evaluation, Figures, Totals, count
 from jaxmodels.tokens import PAD
@@ -23,8 +24,8 @@ def next_token(model: Model, split: Any, unit: str = "token", batch_size: int = 
     """
 
     def statistics(logits: Float[Array, "B T V"], batch: Batch) -> dict[str, Array]:
-        valid = batch.get("valid", jnp.ones(batch["targets"].shape, bool))
-        return token_sums(logits, batch["targets"], valid & batch["mask"][:, None])
+        valid = valid_targets(batch) & batch["mask"][:, None]
+        return token_sums(logits, batch["targets"], valid)
 
     return Evaluation(model, split, token_inputs, statistics, token_figures(unit), batch_size)
 
@@ -44,14 +45,11 @@ def seq2seq(model: Model, split: Any, batch_size: int = 64) -> Evaluation:
     The figures are those of `next_token`; padding does not count.
     """
 
-    def inputs(batch: Batch) -> tuple[Any, ...]:
-        return batch["source"], batch["target"][:, :-1]
-
     def statistics(logits: Float[Array, "B T V"], batch: Batch) -> dict[str, Array]:
         targets = batch["target"][:, 1:]
         return token_sums(logits, targets, (targets != PAD) & batch["mask"][:, None])
 
-    return Evaluation(model, split, inputs, statistics, token_figures("token"), batch_size)
+    return Evaluation(model, split, pair_inputs, statistics, token_figures("token"), batch_size)
 
 
 def token_sums(

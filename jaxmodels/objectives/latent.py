@@ -12,15 +12,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from jaxmodels.inputs import image_input
 from jaxmodels.objectives.objective import Objective
 from jaxmodels.typing import Array, Batch, Model, Scalars, UserError
 
 Inputs = Callable[[Batch], tuple[Any, ...]]
-
-
-def image_input(batch: Batch) -> tuple[Any, ...]:
-    """Pick "image"."""
-    return (batch["image"],)
 
 
 def image_and_label(batch: Batch) -> tuple[Any, ...]:

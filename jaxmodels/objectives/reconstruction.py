@@ -8,16 +8,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from jaxmodels.inputs import image_input
+from jaxmodels.losses import binary_cross_entropy
 from jaxmodels.objectives.objective import Objective
 from jaxmodels.typing import Array, Batch, Key, Model, Scalars, UserError
 
 Noise = Callable[[Key, Array], Array]
 Distance = Callable[[Array, Array], Array]
-
-
-def binary_cross_entropy(logits: Array, image: Array) -> Array:
-    """-x log p - (1 - x) log(1 - p) of each value, p = sigmoid(logits), in nats."""
-    return jax.nn.softplus(logits) - image * logits
 
 
 def squared_error(logits: Array, image: Array) -> Array:
@@ -60,7 +57,7 @@ def reconstruction(
         return distance(logits.astype(jnp.float32), image).sum(axis=(1, 2, 3)), {}
 
     seeing = model if noise is None else Denoising(model, noise)
-    return Objective(seeing, lambda batch: (batch["image"],), score)
+    return Objective(seeing, image_input, score)
 
 
 def masking_noise(rate: float) -> Noise:

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from jaxmodels.inputs import image_input, x_input
 from jaxmodels.losses import cross_entropy
 from jaxmodels.objectives.objective import Objective
 from jaxmodels.typing import Array, Batch, Model, Scalars
@@ -18,7 +19,7 @@ def classification(model: Model, label_smoothing: float = 0.0) -> Objective:
         loss = cross_entropy(logits, batch["label"], label_smoothing)
         return loss, {"error": jnp.argmax(logits, axis=-1) != batch["label"]}
 
-    return Objective(model, lambda batch: (batch["image"],), score)
+    return Objective(model, image_input, score)
 
 
 def regression(model: Model) -> Objective:
@@ -28,4 +29,4 @@ def regression(model: Model) -> Objective:
         error = outputs.astype(jnp.float32) - batch["y"].reshape(outputs.shape)
         return jnp.mean(jnp.square(error), axis=range(1, error.ndim)), {}
 
-    return Objective(model, lambda batch: (batch["x"],), score)
+    return Objective(model, x_input, score)

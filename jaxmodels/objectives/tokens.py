@@ -6,7 +6,8 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from jaxmodels.carry import Carried, carried_inputs, token_inputs
+from jaxmodels.carry import Carried
+from jaxmodels.inputs import carried_inputs, pair_inputs, token_inputs, valid_targets
 from jaxmodels.losses import cross_entropy
 from jaxmodels.objectives.objective import Objective
 from jaxmodels.tokens import PAD
@@ -41,7 +42,7 @@ def next_token_in_chunks(model: Model) -> Objective:
         return tokens, batch["targets"], *segments
 
     def score(losses: Array, batch: Batch) -> tuple[Array, Scalars]:
-        return mean_over_tokens(losses, _valid(batch)), {}
+        return mean_over_tokens(losses, valid_targets(batch)), {}
 
     return Objective(_Losses(model), inputs, score)
 
@@ -62,7 +63,7 @@ def seq2seq(model: Model, label_smoothing: float = 0.0) -> Objective:
         smoothed = cross_entropy(logits, targets, label_smoothing)
         return mean_over_tokens(smoothed, valid), {"cross_entropy": plain}
 
-    return Objective(model, lambda batch: (batch["source"], batch["target"][:, :-1]), score)
+    return Objective(model, pair_inputs, score)
 
 
 def mean_over_tokens(losses: Float[Array, "B T"], valid: Bool[Array, "B T"]) -> Float[Array, " B"]:
@@ -72,11 +73,7 @@ def mean_over_tokens(losses: Float[Array, "B T"], valid: Bool[Array, "B T"]) -> 
 
 
 def _next_token_score(logits: Float[Array, "B T V"], batch: Batch) -> tuple[Array, Scalars]:
-    return mean_over_tokens(cross_entropy(logits, batch["targets"]), _valid(batch)), {}
-
-
-def _valid(batch: Batch) -> Bool[Array, "B T"]:
-    return batch.get("valid", jnp.ones(batch["targets"].shape, bool))
+    return mean_over_tokens(cross_entropy(logits, batch["targets"]), valid_targets(batch)), {}
 
 
 @dataclasses.dataclass(frozen=True)

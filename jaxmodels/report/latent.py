@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxmodels.inputs import image_input
 from jaxmodels.report.images import displayable, png
 from jaxmodels.report.page import Section
 
@@ -18,11 +19,6 @@ SIDE = 15
 """Of the grid over a latent plane."""
 CELL = 52
 """CSS pixels of an image."""
-
-
-def image_input(batch: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Pick "image"."""
-    return (batch["image"],)
 
 
 def reconstruction(model: Any, split: Any) -> Sections:

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxmodels.carry import fresh
 from jaxmodels.sharding import batch_sharding, batch_shards, feed, local_rows, replicated
 from jaxmodels.typing import CARRY, Batch, Collections, Model, Params
 
@@ -93,10 +93,9 @@ def _start(evaluation: Evaluation, batch: Batch, mesh: Mesh) -> Any:
 
     def make() -> Any:
         inputs = evaluation.inputs(evaluation.split.preprocess(batch))
-        return evaluation.model.init(jax.random.key(0), *inputs)[CARRY]
+        return evaluation.model.init(jax.random.key(0), *inputs)
 
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(make))
-    return jax.device_put(zeros, batch_sharding(mesh))
+    return jax.device_put(fresh(make), batch_sharding(mesh))
 
 
 def _ahead(parts: Iterator[Any]) -> Iterator[Any]:
