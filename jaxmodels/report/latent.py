@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from jaxmodels.inputs import image_input
 from jaxmodels.report.images import displayable, png
 from jaxmodels.report.page import Section
 
@@ -28,19 +27,19 @@ def reconstruction(model: Any, split: Any) -> Sections:
     """
 
     def sections(variables: Any, measured: Mapping[str, Any]) -> list[Section]:
-        view = _View(model, variables, *_examples(split, image_input))
+        view = _View(model, variables, *_examples(split))
         return [view.reconstructions(), view.walks()]
 
     return sections
 
 
-def latent(model: Any, split: Any, inputs: Inputs = image_input) -> Sections:
+def latent(model: Any, split: Any, inputs: Inputs | None = None) -> Sections:
     """Look at a trained model with latents: `(variables, measured) -> sections`.
 
     Originals beside reconstructions, samples, and the latents: of a plane the images at a grid of
     normal quantiles (Kingma and Welling 2014, "Auto-encoding variational Bayes", figure 4), of
-    more dimensions walks between examples. What `inputs` picks beside the image is given to the
-    decoder too.
+    more dimensions walks between examples. `inputs` picks the image, and what else is given to
+    encoder and decoder; the image alone if absent.
     """
 
     def sections(variables: Any, measured: Mapping[str, Any]) -> list[Section]:
@@ -117,10 +116,12 @@ def mosaic(images: np.ndarray, columns: int, note: str) -> str:
     return f'{image}<p class="note">{note}</p>'
 
 
-def _examples(split: Any, inputs: Inputs) -> tuple[Any, ...]:
+def _examples(split: Any, inputs: Inputs | None = None) -> tuple[Any, ...]:
     """What `inputs` picks of examples at random, as many as fit the rows of pairs."""
+    from jaxmodels.inputs import image_input
+
     count = ROWS * COLUMNS // 2
     chosen = np.random.default_rng(0).permutation(len(split))
     chosen = np.resize(chosen, count)
-    picked = inputs(split.preprocess(split.read(chosen)))
+    picked = (inputs or image_input)(split.preprocess(split.read(chosen)))
     return tuple(np.asarray(part) for part in picked)
