@@ -18,6 +18,8 @@ ALLOWED = {
     "losses": {"typing"},
     "tokens": set(),
     "inputs": {"typing"},
+    "flops": BASE,
+    "chips": set(),
     "layers": BASE,
     "models": BASE | {"layers"},
     "carry": BASE,
@@ -31,7 +33,21 @@ ALLOWED = {
     "report": BASE,
     "sharding": BASE,
     "train": BASE | {"carry", "sharding", "grads"},
-    "experiment": BASE | {"data", "sharding", "grads", "precision", "train", "report"},
+    "saved": BASE,
+    "plan": BASE | {"chips", "flops", "sharding"},
+    "experiment": BASE
+    | {
+        "plan",
+        "saved",
+        "data",
+        "sharding",
+        "grads",
+        "precision",
+        "train",
+        "report",
+        "flops",
+        "chips",
+    },
 }
 """Every part, and the parts that it may import beside itself. There is no cycle among them."""
 

@@ -1,0 +1,95 @@
+"""What accelerators can do at most, as their vendors publish it.
+
+Sources: Google's pages cloud.google.com/tpu/docs/{v3,v4,v5e,v5p,v6e,tpu7x}; NVIDIA's data sheets of
+the A100, H100 and H200 and of DGX/HGX B200, a GPU's eighth. Read in November 2026. NVIDIA's large
+print is with 2:4 sparsity, twice what a dense matrix product can reach.
+"""
+
+import dataclasses
+from typing import Any
+
+GIB = 2**30
+"""Memory, written as GB by the vendors, is in these units."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """Peaks of one chip.
+
+    Attributes:
+        name: short, as it is spoken of.
+        flops: floating point operations per second of dense bfloat16 matrix products.
+        memory: bytes.
+        bandwidth: of the memory, bytes per second.
+        interconnect: with its neighbours over all links and in both directions together, bytes per
+            second; None where it is not published.
+        cores: TPU cores; a device of jax is the whole chip, or, such as on v3, one of them.
+    """
+
+    name: str
+    flops: float
+    memory: int
+    bandwidth: float
+    interconnect: float | None
+    cores: int = 1
+
+
+V3 = Chip("TPU v3", 123e12, 32 * GIB, 900e9, None, cores=2)
+V4 = Chip("TPU v4", 275e12, 32 * GIB, 1200e9, None, cores=2)
+V5E = Chip("TPU v5e", 197e12, 16 * GIB, 819e9, 400e9)
+V5P = Chip("TPU v5p", 459e12, 95 * GIB, 2765e9, 1200e9, cores=2)
+V6E = Chip("TPU v6e", 918e12, 32 * GIB, 1638e9, 800e9)
+V7X = Chip("TPU7x", 2307e12, 192 * GIB, 7380e9, 1200e9, cores=2)
+
+A100_40 = Chip("A100 40 GB", 312e12, 40 * GIB, 1555e9, 600e9)
+A100_80 = Chip("A100 80 GB", 312e12, 80 * GIB, 2039e9, 600e9)
+A100_80_PCIE = Chip("A100 80 GB PCIe", 312e12, 80 * GIB, 1935e9, 600e9)
+H100 = Chip("H100", 989e12, 80 * GIB, 3350e9, 900e9)
+H100_PCIE = Chip("H100 PCIe", 756e12, 80 * GIB, 2000e9, 600e9)
+H200 = Chip("H200", 989e12, 141 * GIB, 4800e9, 900e9)
+B200 = Chip("B200", 2250e12, 180 * GIB, 8000e9, 1800e9)
+
+_BY_NAME = {
+    **dict.fromkeys(("tpu v3", "v3"), V3),
+    **dict.fromkeys(("tpu v4", "v4"), V4),
+    **dict.fromkeys(("tpu v5 lite", "tpu v5e", "v5e"), V5E),
+    **dict.fromkeys(("tpu v5", "tpu v5p", "v5p"), V5P),
+    **dict.fromkeys(("tpu v6 lite", "tpu v6e", "v6e"), V6E),
+    **dict.fromkeys(("tpu7x", "v7x"), V7X),
+    **dict.fromkeys(("a100-sxm4-40gb", "a100-pcie-40gb"), A100_40),
+    **dict.fromkeys(("a100-sxm4-80gb", "a100"), A100_80),
+    "a100 80gb pcie": A100_80_PCIE,
+    **dict.fromkeys(("h100 80gb hbm3", "h100"), H100),
+    "h100 pcie": H100_PCIE,
+    "h200": H200,
+    "b200": B200,
+}
+"""By jax's `device_kind`, less the vendor, and by the names that topologies have.
+
+Whole names only: an "H100 NVL", or a part of a GPU ("... MIG 1g.10gb"), is another chip.
+"""
+
+
+def find(kind: str) -> Chip | None:
+    """The chip of that name, jax's `device_kind` or a topology's ("v5e"); None if unknown.
+
+    Its figures are those of the whole chip; see `of`.
+    """
+    return _BY_NAME.get(kind.lower().removeprefix("nvidia "))
+
+
+def of(device: Any) -> Chip | None:
+    """What one of jax's devices can do: its chip, or its share of one; None if unknown."""
+    chip = find(device.device_kind)
+    share = getattr(device, "num_cores", None)
+    if chip is None or share is None or share == chip.cores:
+        return chip
+    part = share / chip.cores
+    return dataclasses.replace(
+        chip,
+        flops=chip.flops * part,
+        memory=int(chip.memory * part),
+        bandwidth=chip.bandwidth * part,
+        interconnect=chip.interconnect and chip.interconnect * part,
+        cores=share,
+    )
