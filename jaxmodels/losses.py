@@ -32,25 +32,28 @@ def chunked_cross_entropy(
     targets: Int[Array, "B T"],
     chunk: int,
 ) -> Float[Array, "B T"]:
-    """`cross_entropy(features @ embedding.T, targets)` of `chunk` tokens at a time.
+    """`cross_entropy(features @ embedding.T, targets)` of `chunk` tokens of each row at a time.
 
     The logits of all tokens never stand in memory together: those of a chunk are computed again
     for its gradient (as in Wijmans et al. 2025, "Cut your losses in large-vocabulary language
     models", without its kernels).
     """
-    B, T, D = features.shape
-    padding = -(B * T) % chunk
-    rows = jnp.pad(features.reshape(B * T, D), ((0, padding), (0, 0)))
-    labels = jnp.pad(targets.reshape(B * T), (0, padding))
+    T = targets.shape[1]
+    n = -(-T // chunk)
+
+    # Every n-th token, not a piece of the row: where rows are split over devices, each has a part.
+    def parts(x: Array) -> Array:
+        x = jnp.pad(x, ((0, 0), (0, -T % n), *[(0, 0)] * (x.ndim - 2)))
+        return jnp.moveaxis(x.reshape(x.shape[0], -1, n, *x.shape[2:]), 2, 0)  # n B T/n ...
 
     @jax.checkpoint
     def one(part: tuple[Array, Array]) -> Array:
         x, label = part
-        logits = jnp.einsum("TD,VD->TV", x, embedding, preferred_element_type=jnp.float32)
+        logits = jnp.einsum("BTD,VD->BTV", x, embedding, preferred_element_type=jnp.float32)
         return cross_entropy(logits, label)
 
-    losses = jax.lax.map(one, (rows.reshape(-1, chunk, D), labels.reshape(-1, chunk)))
-    return losses.reshape(-1)[: B * T].reshape(B, T)
+    losses = jax.lax.map(one, (parts(features), parts(targets)))
+    return jnp.moveaxis(losses, 0, 2).reshape(len(targets), -1)[:, :T]
 
 
 def binary_cross_entropy(

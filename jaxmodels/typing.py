@@ -22,6 +22,13 @@ Collections = Mapping[str, Any]
 CARRY = "carry"
 """The collection of what goes from batch to batch with each row; its leaves are (B, ...)."""
 Scalars = Mapping[str, Array]
+BATCH_AXES = ("fsdp", "data")
+"""The axes of a mesh that split the rows of a batch.
+
+In this order: the other way round XLA's partitioner (jax 0.10 to 0.12) exchanges the rows between
+devices for a kernel that is split over `tensor` and `fsdp`, does not bring them back, and so holds
+outputs against other rows' targets. `tests/test_placement.py` would see it.
+"""
 
 
 @runtime_checkable

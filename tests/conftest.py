@@ -6,6 +6,8 @@ import shutil
 import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Also where there are accelerators, or where libtpu is there to compile for them.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Eight devices on two busy cores may keep each other waiting for longer than the 40 s after which
 # XLA ends the process.
 os.environ["XLA_FLAGS"] = (

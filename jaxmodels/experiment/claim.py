@@ -9,7 +9,7 @@ import optax
 
 from jaxmodels.grads import Grad
 from jaxmodels.precision import Cast
-from jaxmodels.sharding import Rule, fsdp
+from jaxmodels.sharding import Rule, tensor
 from jaxmodels.train import State
 from jaxmodels.typing import Params, UserError
 
@@ -34,7 +34,8 @@ class Experiment:
         steps: how many updates are made.
         published: the figures to reach, by name.
         best: the figure by which the best checkpoint is kept; the first published one if absent.
-        rule: where params and optimizer state are placed.
+        rule: where params and optimizer state are placed; if absent, `sharding.tensor` of what the
+            model names as `tensor_dims`, which without such an axis is `sharding.fsdp`.
         grad: anything with the interface of `jax.value_and_grad`.
         evaluated: the params that are judged, such as
             `lambda state: optimizers.averaged(state.opt_state)`.
@@ -50,7 +51,7 @@ class Experiment:
     steps: int
     published: Mapping[str, float] = dataclasses.field(default_factory=dict)
     best: str | None = None
-    rule: Rule = fsdp
+    rule: Rule | None = None
     grad: Grad = jax.value_and_grad
     evaluated: Callable[[State], Params] = trained_params
     pictures: Pictures = lambda variables, figures: ()
@@ -65,6 +66,11 @@ class Experiment:
     def best_figure(self) -> str | None:
         """The name of the figure that checkpoints are ranked by."""
         return self.best or next(iter(self.published), None)
+
+    @property
+    def placement(self) -> Rule:
+        """The rule by which params and optimizer state are placed."""
+        return self.rule or tensor(_tensor_dims(self.objective))
 
     @property
     def prepared_objective(self) -> Any:
@@ -94,6 +100,13 @@ class Experiment:
                     f"model is trained on {self.train.split.name} as {expected}; give both "
                     "splits the same image_shape"
                 )
+
+
+def _tensor_dims(part: Any) -> Mapping[str, int]:
+    """What the innermost model in an objective, or another wrapper, says of itself."""
+    while not hasattr(part, "tensor_dims") and hasattr(part, "model"):
+        part = part.model
+    return getattr(part, "tensor_dims", {})
 
 
 def _inputs(reader: Any, split: Any) -> list[tuple[tuple[int, ...], str]]:

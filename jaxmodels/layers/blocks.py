@@ -7,6 +7,7 @@ import flax.linen as nn
 from jaxtyping import Bool, Float, Int
 
 from jaxmodels.layers.dropout import Dropout
+from jaxmodels.layers.rows import rows
 from jaxmodels.typing import CARRY, Array
 
 Make = Callable[..., nn.Module]
@@ -124,4 +125,4 @@ class _Layer(nn.Module):
     @nn.compact
     def __call__(self, x: Array, memory: Any, context: dict[str, Any]) -> tuple[Array, None]:
         block = self.block(name="block")
-        return block(x, memory, train=self.train, carry=self.carry, **context), None
+        return rows(block(rows(x), memory, train=self.train, carry=self.carry, **context)), None

@@ -19,26 +19,32 @@ def flat_dot_general(
     precision: Any = None,
     preferred_element_type: Any = None,
 ) -> Array:
-    """`jax.lax.dot_general` of the last axes of x with the first of a kernel, as one product.
+    """`jax.lax.dot_general` of the last axes of x with the first of a kernel; on a CPU one product.
 
     The kernel's gradient contracts all other axes of x. XLA's CPU compiler transposes operands
     that are contracted over several axes, and computes again, element by element, whatever it
-    fused into them: an MLP with GELU took three times as long.
+    fused into them: an MLP with GELU took three times as long. Elsewhere x keeps its axes: two
+    that are both split over devices cannot be one without being gathered.
     """
     (contracted, from_kernel), batched = dimension_numbers
     n = len(contracted)
     last, first = tuple(range(x.ndim - n, x.ndim)), tuple(range(n))
     if (tuple(contracted), tuple(from_kernel)) != (last, first) or any(batched):
         raise UserError(f"flat_dot_general contracts last with first axes, not {dimension_numbers}")
-    size = math.prod(kernel.shape[:n])
-    product = jax.lax.dot_general(
-        x.reshape(-1, size),
-        kernel.reshape(size, -1),
-        (((1,), (0,)), ((), ())),
-        precision,
-        preferred_element_type,
+    product = functools.partial(
+        jax.lax.dot_general, precision=precision, preferred_element_type=preferred_element_type
     )
-    return product.reshape(*x.shape[:-n], *kernel.shape[n:])
+
+    def native(x: Array, kernel: Array) -> Array:
+        return product(x, kernel, ((last, first), ((), ())))
+
+    def flat(x: Array, kernel: Array) -> Array:
+        size = math.prod(kernel.shape[:n])
+        rows, columns = x.reshape(-1, size), kernel.reshape(size, -1)
+        y = product(rows, columns, (((1,), (0,)), ((), ())))
+        return y.reshape(*x.shape[:-n], *kernel.shape[n:])
+
+    return jax.lax.platform_dependent(x, kernel, cpu=flat, default=native)
 
 
 Dense = functools.partial(nn.Dense, dot_general=flat_dot_general)
@@ -47,7 +53,5 @@ DenseGeneral = functools.partial(nn.DenseGeneral, dot_general=flat_dot_general)
 
 def project(x: Float[Array, "B T D"], embedding: Float[Array, "V D"]) -> Float[Array, "B T V"]:
     """Logits by a tied embedding, in float32: x @ embedding.T."""
-    B, T, D = x.shape
-    flat = x.reshape(B * T, D)
-    logits = jnp.einsum("TD,VD->TV", flat, embedding, preferred_element_type=jnp.float32)
-    return logits.reshape(B, T, -1)
+    kernel_last = ((x.ndim - 1,), (0,)), ((), ())
+    return flat_dot_general(x, embedding.T, kernel_last, preferred_element_type=jnp.float32)

@@ -1,6 +1,7 @@
 """Translation with a GRU that looks at the source."""
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -129,6 +130,11 @@ class AttentionTranslator(nn.Module):
     ) -> Float[Array, "B T V"]:
         """Compute the logits of each token that follows one of `target`."""
         return self.decode(target, self.encode(source, train), train)
+
+    @property
+    def tensor_dims(self) -> Mapping[str, int]:
+        """Which dimensions `sharding.tensor` may split: the vocabularies (see `models.rnn`)."""
+        return {"embedding/embedding": -2, "output/": -1}
 
     def encode(self, source: Int[Array, "B S"], train: bool = False) -> Memory:
         """Read the source: what `decode` needs of it, by name, arrays (B, ...)."""

@@ -1,7 +1,7 @@
 """Autoencoders, and the encoders and decoders that variational ones share with them."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import flax.linen as nn
 import jax
@@ -18,6 +18,12 @@ Shape = tuple[int, int, int]
 
 # Glorot and Bengio 2010: keeps the variances of activations and gradients; for tanh and the heads.
 _glorot = nn.initializers.glorot_uniform()
+
+CODER_DIMS = {
+    r"(hidden\d*[13579]|coder/hidden|body/hidden)/(kernel|bias)": -1,
+    r"(hidden\d*[02468]|mean|log_variance|output)/kernel": -2,
+}
+"""Of the dense layers of encoders and decoders, columns and rows in turn."""
 
 
 class Hidden(nn.Module):
@@ -132,6 +138,11 @@ class Autoencoder(nn.Module):
         """Compute the logits of images in 0..1."""
         check_image_shape(self, self.decoder, image)
         return self.decoder(self.encoder(image))  # pyright: ignore[reportCallIssue]
+
+    @property
+    def tensor_dims(self) -> Mapping[str, int]:
+        """Which dimensions `sharding.tensor` may split, by pattern."""
+        return CODER_DIMS
 
     def encode(self, image: Float[Array, "B *image"]) -> Float[Array, "B Z"]:
         """Compute the codes."""

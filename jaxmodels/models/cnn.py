@@ -1,6 +1,6 @@
 """Small convolutional networks for small images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -39,6 +39,11 @@ class LeNet(nn.Module):
         x = self.activation(nn.Dense(120, name="c5")(x))
         x = self.activation(nn.Dense(84, name="f6")(x))
         return nn.Dense(self.num_classes, name="output")(x)
+
+    @property
+    def tensor_dims(self) -> Mapping[str, int]:
+        """Which dimensions `sharding.tensor` may split: the dense layers hold the params."""
+        return {"c5/": -1, "f6/kernel": -2}
 
     def _fit(self, x: Array) -> Array:
         check_images(self, x)
@@ -84,3 +89,8 @@ class ConvNet(nn.Module):
         x = nn.relu(nn.Dense(self.hidden, name="hidden")(x))
         x = nn.Dropout(self.dropout[1], deterministic=not train)(x)
         return nn.Dense(self.num_classes, name="output")(x)
+
+    @property
+    def tensor_dims(self) -> Mapping[str, int]:
+        """Which dimensions `sharding.tensor` may split: the dense layers hold the params."""
+        return {"hidden/": -1, "output/kernel": -2}

@@ -1,6 +1,6 @@
 """Variational autoencoders with several layers of latents, one above the other."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import flax.linen as nn
 import jax
@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from jaxmodels.layers import stochastic
 from jaxmodels.layers.stochastic import Likelihood, bernoulli
-from jaxmodels.models.autoencoder import DenseDecoder, Hidden, Shape, check_image_shape
+from jaxmodels.models.autoencoder import CODER_DIMS, DenseDecoder, Hidden, Shape, check_image_shape
 from jaxmodels.models.vae import (
     DiagonalGaussian,
     Draws,
@@ -60,6 +60,11 @@ class HierarchicalVAE(nn.Module):
             total + stochastic.kl_to_standard(mean, log_variance),
             total + log_ratio,
         )
+
+    @property
+    def tensor_dims(self) -> Mapping[str, int]:
+        """Which dimensions `sharding.tensor` may split, by pattern."""
+        return CODER_DIMS
 
     def encode(self, image: Float[Array, "B *image"]) -> Array:
         """Compute the top latents (B, Z), each layer's at its mean."""

@@ -1,12 +1,15 @@
 """Multi-layer perceptrons."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import flax.linen as nn
 from jaxtyping import Float
 
 from jaxmodels.layers.shapes import check_fan_in
 from jaxmodels.typing import Array
+
+DENSE_DIMS = {r"hidden\d*[13579]/": -1, r"(hidden\d*[02468]|output)/kernel": -2}
+"""Of dense layers one after the other, columns and rows in turn."""
 
 
 class MLP(nn.Module):
@@ -32,6 +35,11 @@ class MLP(nn.Module):
             x = self.activation(nn.Dense(width, name=f"hidden{n}")(x))
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return nn.Dense(outputs, name="output")(x)
+
+    @property
+    def tensor_dims(self) -> Mapping[str, int]:
+        """Which dimensions `sharding.tensor` may split, by pattern."""
+        return DENSE_DIMS if len(self.widths) > 1 else {}
 
 
 def mlp_classifier(num_classes: int = 10) -> MLP:

@@ -5,7 +5,7 @@ padding and the place of the strides follow torchvision, so that weights publish
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -154,6 +154,15 @@ class ResNet(nn.Module):
                 stride = 2 if s > 1 and b == 1 else 1
                 x = make(width, stride, name=f"stage{s}_block{b}")(x, train)
         return nn.Dense(self.num_classes, name="output")(x.mean(axis=(1, 2)))
+
+    @property
+    def tensor_dims(self) -> Mapping[str, int]:
+        """Which dimensions `sharding.tensor` may split: the classes.
+
+        Not the channels: they are few where images are large, and the sums over devices that
+        split convolutions need are as large as the images.
+        """
+        return {"output/": -1}
 
 
 def cifar_resnet(depth: int = 20, num_classes: int = 10) -> ResNet:

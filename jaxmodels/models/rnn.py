@@ -1,7 +1,7 @@
 """Recurrent networks: many to one, language models, an output for each step."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -77,6 +77,14 @@ class LanguageModel(nn.Module):
             self.vocab_size, kernel_init=self.kernel_init, bias_init=self.bias_init, name="output"
         )
         return output(x).astype(jnp.float32)
+
+    @property
+    def tensor_dims(self) -> Mapping[str, int]:
+        """Which dimensions `sharding.tensor` may split: the vocabulary.
+
+        Not the recurrent layers: each of their steps would wait for the other devices.
+        """
+        return {"embedding/embedding": -2, "output/": -1}
 
     def _carried(self, stack: Stack, x: Array, train: bool) -> Array:
         one = self.layer()

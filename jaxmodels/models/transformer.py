@@ -1,7 +1,7 @@
 """Transformers: a language model and an encoder-decoder, stacks of one block."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -22,6 +22,16 @@ torch_normal = functools.partial(nn.LayerNorm, epsilon=1e-5)
 """LayerNorm with PyTorch's epsilon, which published weights were trained with."""
 
 
+BLOCK_DIMS = {
+    "attention/(query|key_value)/": -2,
+    "attention/out/kernel": -3,
+    "feedforward/(hidden|gate)/": -1,
+    "feedforward/out/kernel": -2,
+}
+"""The dimensions of a block that may be split over devices: heads, and hidden features."""
+MEMORY_DIMS = {"(cross/query|memory/project)/": -2, "cross/out/kernel": -3}
+
+
 class GPT(nn.Module):
     """A language model: what comes next, after each token.
 
@@ -37,7 +47,7 @@ class GPT(nn.Module):
         dropout: of the embeddings.
         tied: whether the embedding is also the output layer's kernel (Press and Wolf 2017).
         stddev: of the embeddings at first.
-        chunk: how many tokens' logits `losses` computes at a time.
+        chunk: of how many tokens of each row `losses` computes the logits at a time.
         remat: see `Stack`.
         unroll: see `Stack`.
     """
@@ -52,7 +62,7 @@ class GPT(nn.Module):
     dropout: float = 0.0
     tied: bool = True
     stddev: float = 0.02
-    chunk: int = 1024
+    chunk: int = 128
     remat: Callable[..., Any] | None = None
     unroll: int = 1
 
@@ -94,6 +104,11 @@ class GPT(nn.Module):
         """Cross-entropies in nats; the logits never stand in memory together."""
         features = self._features(tokens, segments, train, carry=False)
         return chunked_cross_entropy(features, self._output.embedding, targets, self.chunk)
+
+    @property
+    def tensor_dims(self) -> Mapping[str, int]:
+        """Which dimensions `sharding.tensor` may split: heads, hidden features, vocabulary."""
+        return {**BLOCK_DIMS, "(embedding|output)/embedding": -2}
 
     @property
     def _output(self) -> nn.Embed:
@@ -206,6 +221,13 @@ class EncoderDecoder(nn.Module):
             return project(x, self.target_embedding.embedding)
         return self.output(x).astype(jnp.float32)
 
+    @property
+    def tensor_dims(self) -> Mapping[str, int]:
+        """Which dimensions `sharding.tensor` may split: heads, hidden features, vocabularies."""
+        vocabularies = {"target_embedding/|source_embedding/": -2}
+        output = {} if self.tied else {"output/": -1}
+        return {**BLOCK_DIMS, **MEMORY_DIMS, **vocabularies, **output}
+
     def _embedded(
         self, embedding: nn.Embed, place: nn.Module, tokens: Array, positions: Array, train: bool
     ) -> Float[Array, "B T D"]:
@@ -280,6 +302,14 @@ def gpt2_large(vocab_size: int = 50_257, **options: Any) -> GPT:
 def gpt2_xl(vocab_size: int = 50_257, **options: Any) -> GPT:
     """1,557,611,200 parameters."""
     return gpt(vocab_size, 1024, 1600, 48, 25, **options)
+
+
+def gpt3_175b(vocab_size: int = 50_257, **options: Any) -> GPT:
+    """174,604,259,328 parameters (Brown et al. 2020, "Language models are few-shot learners").
+
+    Table 2.1's 175 billion; there every second block attends within a local band only.
+    """
+    return gpt(vocab_size, 2048, 12_288, 96, 96, **options)
 
 
 def nanogpt_cpu(vocab_size: int = 65, **options: Any) -> GPT:

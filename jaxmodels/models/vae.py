@@ -7,7 +7,7 @@ gives `Draws`, of which objectives and metrics make their bounds. It further has
 (B, ...) such as labels, for encoders and decoders that take them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -18,6 +18,7 @@ from jaxtyping import Float
 from jaxmodels.layers import stochastic
 from jaxmodels.layers.stochastic import Likelihood, bernoulli
 from jaxmodels.models.autoencoder import (
+    CODER_DIMS,
     ConvDecoder,
     ConvEncoder,
     DenseDecoder,
@@ -90,6 +91,11 @@ class VAE(nn.Module):
             jnp.broadcast_to(kl[:, None], (len(kl), samples)),
             log_density(z, mean, log_variance) - log_density(z),
         )
+
+    @property
+    def tensor_dims(self) -> Mapping[str, int]:
+        """Which dimensions `sharding.tensor` may split, by pattern."""
+        return CODER_DIMS
 
     def encode(self, image: Float[Array, "B *image"], *conditions: Array) -> Array:
         """Compute the mean of q(z | x), (B, Z)."""

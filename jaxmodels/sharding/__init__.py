@@ -5,8 +5,16 @@ One device, several, several hosts: the same calls.
 
 from jaxmodels.sharding.feed import feed, local_rows, stream
 from jaxmodels.sharding.hosts import start
-from jaxmodels.sharding.mesh import batch_axes, batch_sharding, batch_shards, mesh, replicated
-from jaxmodels.sharding.rules import Rule, fsdp, match, place, replicate
+from jaxmodels.sharding.mesh import (
+    batch_axes,
+    batch_sharding,
+    batch_shards,
+    mesh,
+    part_sharding,
+    replicated,
+    tracing,
+)
+from jaxmodels.sharding.rules import Rule, fsdp, match, place, replicate, tensor
 
 __all__ = [
     "Rule",
@@ -18,9 +26,12 @@ __all__ = [
     "local_rows",
     "match",
     "mesh",
+    "part_sharding",
     "place",
     "replicate",
     "replicated",
     "start",
     "stream",
+    "tensor",
+    "tracing",
 ]

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxmodels.sharding.mesh import batch_sharding, batch_shards
+from jaxmodels import tree
+from jaxmodels.sharding.mesh import batch_sharding, batch_shards, part_sharding
 from jaxmodels.typing import Batch, UserError
 
 AHEAD = 2
@@ -46,15 +47,21 @@ def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray | None:
 
 
 def feed(batch: Batch, mesh: Mesh, leading: int = 0) -> Any:
-    """This process's rows of a batch as global arrays, split over `data` and `fsdp`.
+    """This process's rows of a batch as global arrays, split as `part_sharding` says.
 
     Args:
         batch: arrays whose axis B comes after `leading` others.
         mesh: where to.
         leading: 0, or 1 for a stack of several steps' batches.
     """
-    sharding = batch_sharding(mesh, leading)
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+    share = _share_of_rows(mesh)
+
+    def placed(name: str, x: Any) -> jax.Array:
+        sharding = part_sharding(name.rsplit("/", 1)[-1], np.shape(x), mesh, leading)
+        shape = (*np.shape(x)[:leading], np.shape(x)[leading] * share, *np.shape(x)[leading + 1 :])
+        return jax.make_array_from_process_local_data(sharding, x, shape)
+
+    return tree.map_named(placed, batch)
 
 
 def stream(
@@ -74,6 +81,13 @@ def stream(
         if len(ready) > AHEAD:
             yield ready.popleft()
     yield from ready
+
+
+def _share_of_rows(mesh: Mesh) -> int:
+    """How many times the rows that this process holds make the whole batch."""
+    shards = batch_shards(mesh)
+    held = local_rows(mesh, shards)
+    return 1 if held is None else shards // len(held)
 
 
 def _stacked(batches: Iterator[Batch], n: int) -> Iterator[Batch]:

@@ -1,23 +1,25 @@
 """Meshes, written as text: `data=4,fsdp=2`."""
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxmodels.typing import UserError
+from jaxmodels.inputs import SEQUENCES
+from jaxmodels.typing import BATCH_AXES, UserError
 
-AXES = ("data", "fsdp", "tensor")
-BATCH_AXES = ("data", "fsdp")
+AXES = ("data", "fsdp", "tensor", "sequence")
 
 
 def mesh(spec: str = "data=-1", devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh over all devices, or those given; `-1` stands for what the other axes leave.
 
     `data` splits the batch; `fsdp` splits the batch and, by the rule of that name, params and
-    optimizer state; `tensor` is there for rules of your own.
+    optimizer state; `tensor` splits the params whose rule names a dimension for it, and with them
+    the work; `sequence` splits the tokens of each row, for long contexts.
 
     Raises:
         UserError: an unknown or doubled axis, a size that is no number, or sizes whose product is
@@ -48,6 +50,33 @@ def batch_shards(mesh: Mesh) -> int:
 def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
     """The sharding of a batch whose axis B comes after `leading` others."""
     return NamedSharding(mesh, PartitionSpec(*[None] * leading, batch_axes(mesh)))
+
+
+@contextlib.contextmanager
+def tracing(mesh: Mesh | None) -> Iterator[None]:
+    """Let what is traced within know the mesh's axes: models keep rows in place by them."""
+    if mesh is None:
+        yield
+        return
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        yield
+
+
+def part_sharding(name: str, shape: tuple[int, ...], mesh: Mesh, leading: int = 0) -> NamedSharding:
+    """The sharding of a part of a batch: of sequences also the tokens, if `sequence` divides them.
+
+    Args:
+        name: of the part, such as `tokens`.
+        shape: (B, ...), after `leading` other axes.
+        mesh: the devices.
+        leading: as in `batch_sharding`.
+    """
+    rows = batch_sharding(mesh, leading)
+    tokens = shape[leading + 1 : leading + 2]
+    if name not in SEQUENCES or not tokens or tokens[0] % mesh.shape.get("sequence", 1):
+        return rows
+    sequence = "sequence" if "sequence" in mesh.axis_names else None
+    return NamedSharding(mesh, PartitionSpec(*rows.spec, sequence))
 
 
 def _parse(spec: str) -> dict[str, int]:

@@ -6,7 +6,7 @@ A rule is a function `(path, leaf, mesh) -> PartitionSpec` of a leaf's name, suc
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -35,12 +35,35 @@ def fsdp(path: str, leaf: Any, mesh: Mesh) -> PartitionSpec:
     et al. 2020, "ZeRO", stage 3.
     """
     del path
-    size = mesh.shape.get("fsdp", 1)
-    dims = [(dim, -i) for i, dim in enumerate(leaf.shape) if dim % size == 0]
-    if size == 1 or leaf.size < FSDP_MIN_SIZE or not dims:
-        return PartitionSpec()
-    _, negative = max(dims)
-    return PartitionSpec(*[None] * -negative, "fsdp")
+    return _split_largest(leaf, mesh, [None] * leaf.ndim)
+
+
+@dataclasses.dataclass(frozen=True)
+class tensor:  # noqa: N801 - a rule among rules, which are functions
+    """Splits over the axis `tensor` the dimension named for a leaf, and over `fsdp` another one.
+
+    Layers whose columns are split are followed by layers whose rows are split, so that there is one
+    sum over devices for two layers: Shoeybi et al. 2019, "Megatron-LM", section 3. A dimension that
+    the axis does not divide is not split.
+
+    Attributes:
+        dims: by pattern, searched in the path: which dimension, counted from the end, since a stack
+            of layers has one more in front.
+    """
+
+    dims: Mapping[str, int]
+
+    def __call__(self, path: str, leaf: Any, mesh: Mesh) -> PartitionSpec:
+        """The placement of one leaf."""
+        axes: list[str | None] = [None] * leaf.ndim
+        dim = next((dim for pattern, dim in self.dims.items() if re.search(pattern, path)), None)
+        if dim is not None and leaf.ndim >= -dim and leaf.shape[dim] % _size(mesh, "tensor") == 0:
+            axes[dim] = "tensor" if _size(mesh, "tensor") > 1 else None
+        return _split_largest(leaf, mesh, axes)
+
+    def check(self, paths: list[str]) -> None:
+        """Raise `UserError` for a pattern that no path has."""
+        _check_patterns(self.dims, paths)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,13 +85,8 @@ class match:  # noqa: N801 - a rule among rules, which are functions
 
     def check(self, paths: list[str]) -> None:
         """Raise `UserError` for a pattern that no path has."""
-        for pattern in self.patterns:
-            if not any(re.search(pattern, path) for path in paths):
-                raise UserError(
-                    f"the placement pattern {pattern!r} matches no leaf; the leaves are "
-                    + ", ".join(paths[:20])
-                    + (" ..." if len(paths) > 20 else "")
-                )
+        _check_patterns(self.patterns, paths)
+        _check(self.otherwise, paths)
 
 
 def place(shapes: Any, mesh: Mesh, rule: Rule) -> Any:
@@ -77,8 +95,7 @@ def place(shapes: Any, mesh: Mesh, rule: Rule) -> Any:
     Raises:
         UserError: a pattern matches nothing, or a spec does not fit its leaf.
     """
-    if isinstance(rule, match):
-        rule.check([path for path, _ in tree.named_leaves(shapes)])
+    _check(rule, [path for path, _ in tree.named_leaves(shapes)])
 
     def sharding(path: str, leaf: Any) -> NamedSharding:
         if path.startswith(f"collections/{CARRY}/"):
@@ -95,6 +112,36 @@ def place(shapes: Any, mesh: Mesh, rule: Rule) -> Any:
         return placed
 
     return tree.map_named(sharding, shapes)
+
+
+def _split_largest(leaf: Any, mesh: Mesh, axes: list[str | None]) -> PartitionSpec:
+    """These axes, and `fsdp` for the largest of the other dimensions that it divides."""
+    size = _size(mesh, "fsdp")
+    free = [(dim, -i) for i, dim in enumerate(leaf.shape) if axes[i] is None and dim % size == 0]
+    if size > 1 and leaf.size >= FSDP_MIN_SIZE and free:
+        axes[-max(free)[1]] = "fsdp"
+    while axes and axes[-1] is None:
+        axes.pop()
+    return PartitionSpec(*axes)
+
+
+def _size(mesh: Mesh, axis: str) -> int:
+    return mesh.shape.get(axis, 1)
+
+
+def _check(rule: Rule, paths: list[str]) -> None:
+    if isinstance(rule, match | tensor):
+        rule.check(paths)
+
+
+def _check_patterns(patterns: Iterable[str], paths: list[str]) -> None:
+    for pattern in patterns:
+        if not any(re.search(pattern, path) for path in paths):
+            raise UserError(
+                f"the placement pattern {pattern!r} matches no leaf; the leaves are "
+                + ", ".join(paths[:20])
+                + (" ..." if len(paths) > 20 else "")
+            )
 
 
 def shardings(arrays: Any) -> Any:

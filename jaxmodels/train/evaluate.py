@@ -9,7 +9,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxmodels.carry import fresh
-from jaxmodels.sharding import batch_sharding, batch_shards, feed, local_rows, replicated
+from jaxmodels.sharding import (
+    batch_sharding,
+    batch_shards,
+    feed,
+    local_rows,
+    replicated,
+    tracing,
+)
 from jaxmodels.typing import CARRY, Batch, Collections, Model, Params
 
 Totals = dict[str, np.ndarray]
@@ -76,12 +83,13 @@ def _compiled(evaluation: Evaluation, mesh: Mesh) -> Callable[..., Any]:
         params: Params, collections: Collections, batch: Batch, n: Any
     ) -> tuple[dict[str, Any], Collections]:
         batch = evaluation.split.preprocess(batch)
-        outputs, carry = evaluation.model.apply(
-            {"params": params, **collections},
-            *evaluation.inputs(batch),
-            rngs={"sample": jax.random.fold_in(key, n)},
-            mutable=[CARRY] if evaluation.carried else [],
-        )
+        with tracing(mesh):
+            outputs, carry = evaluation.model.apply(
+                {"params": params, **collections},
+                *evaluation.inputs(batch),
+                rngs={"sample": jax.random.fold_in(key, n)},
+                mutable=[CARRY] if evaluation.carried else [],
+            )
         return evaluation.statistics(outputs, batch), carry
 
     placed = replicated(mesh), batch_sharding(mesh)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxmodels.grads import Grad
+from jaxmodels.sharding.mesh import tracing
 from jaxmodels.sharding.rules import shardings
 from jaxmodels.train.state import State
 from jaxmodels.typing import Array, Batch, Scalars
@@ -71,19 +72,26 @@ def compile_step(step: Update) -> Update:
     """`step` under `jit`: the state is donated and keeps its placement."""
     compiled = None
 
-    def training_step(state: State, batch: Batch) -> tuple[State, Scalars]:
-        return step(state, batch)  # the name is what profiles and compilation logs show
-
     def call(state: State, batch: Batch) -> tuple[State, Scalars]:
         nonlocal compiled
         if compiled is None:
-            # Pinned: XLA is free to choose other output shardings, and the second step would
-            # compile again.
-            placed = shardings(state), None
-            compiled = jax.jit(training_step, donate_argnums=0, out_shardings=placed)
+            compiled = placed_step(step, state)
         return compiled(state, batch)
 
     return call
+
+
+def placed_step(step: Update, state: State) -> Any:
+    """`step` under `jit` for states placed like this one, of arrays or of their shapes."""
+    mesh = getattr(jax.tree.leaves(state)[0].sharding, "mesh", None)
+
+    def training_step(state: State, batch: Batch) -> tuple[State, Scalars]:
+        with tracing(mesh):
+            return step(state, batch)  # the name is what profiles and compilation logs show
+
+    # Pinned: XLA is free to choose other output shardings, and the second step would compile again.
+    placed = shardings(state), None
+    return jax.jit(training_step, donate_argnums=0, out_shardings=placed)
 
 
 def make_step(

@@ -1,0 +1,25 @@
+"""Keeping activations where their rows of the batch are."""
+
+import math
+
+import jax
+from jax.sharding import PartitionSpec
+
+from jaxmodels.typing import BATCH_AXES, Array
+
+
+def rows(x: Array) -> Array:
+    """x (B, T, ...) with its rows split as the batch's are, and its tokens over `sequence`.
+
+    Without this XLA's partitioner, given kernels that `fsdp` splits, leaves every device the whole
+    batch with a piece of the features, and sums over devices after each product (compiled for TPU
+    v5e, jax 0.10; `tests/test_collectives.py`). Where no mesh is traced for, and where it does not
+    divide x, this does nothing.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    batch = tuple(axis for axis in BATCH_AXES if axis in mesh.axis_names)
+    if not batch or x.shape[0] % math.prod(mesh.shape[axis] for axis in batch):
+        return x
+    split = "sequence" in mesh.axis_names and x.shape[1] % mesh.shape["sequence"] == 0
+    spec = PartitionSpec(batch, "sequence" if split else None)
+    return jax.lax.with_sharding_constraint(x, spec)
