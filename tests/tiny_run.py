@@ -1,6 +1,7 @@
 """A small experiment with all that a state can hold, and ways to disturb it.
 
-As a script it is a run like any other: `python tests/tiny_run.py --steps 12`.
+As a script it is a run like any other: `python tests/tiny_run.py --steps 12`. With TINY_KILLED_AT
+in the environment it kills itself while it reads the batch of that number.
 """
 
 import contextlib
@@ -143,4 +144,5 @@ def assert_identical(found, expected):
 
 
 if __name__ == "__main__":
-    run(tiny)
+    killed_at = int(os.environ.get("TINY_KILLED_AT", "-1"))
+    run(disturbed(killed_at, send(signal.SIGKILL)))
