@@ -62,7 +62,7 @@ def steps_of(folder):
 def test_a_run_leaves_its_numbers_its_state_and_its_page(uninterrupted):
     outcome, printed = uninterrupted()
     assert {path.name for path in outcome.folder.iterdir()} == {
-        *("config.json", "metrics.jsonl", "tensorboard", "checkpoints"),
+        *("config.json", "cost.json", "metrics.jsonl", "tensorboard", "checkpoints"),
         *("results.json", "report.html"),
     }
     assert any((outcome.folder / "tensorboard").iterdir())

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxmodels.data import image, prepared
+from jaxmodels.data import declared, image, prepared
 from jaxmodels.data.digits import digits
 from jaxmodels.data.sources import Arrays, Records, Source
 from jaxmodels.data.split import Split, check_labels
@@ -83,6 +83,8 @@ def load(
     if name == "digits":
         parts = digits()
         dataset = from_arrays(10, name, train=parts["train"], test=parts["test"])
+    elif declared.allowed() and not prepared.there(name, prepared.folder(data_dir)):
+        dataset = _declared(name, image_shape)
     else:
         dataset = _load_prepared(name, prepared.find(name, prepared.folder(data_dir)))
     return dataset if image_shape is None else dataset.map(image.fit(image_shape))
@@ -153,6 +155,18 @@ def _load_prepared(name: str, found: prepared.Prepared) -> Dataset:
 
     openers = {key: functools.partial(opener, key) for key in found.splits}
     return Dataset(name, openers, found.num_classes, names)
+
+
+def _declared(name: str, image_shape: tuple[int, int, int] | None) -> Dataset:
+    examples, classes = declared.images(name, image_shape)
+    largest = prepared.largest_pixel(name)
+
+    def opener(key: str) -> Split:
+        source = Records(f"{name}/{key}", examples)
+        return Split(source, classes, _names(None, classes), (image.scale(largest),))
+
+    splits = "train", "validation", "test"
+    return Dataset(name, {key: functools.partial(opener, key) for key in splits}, classes)
 
 
 def _names(names: tuple[str, ...] | None, classes: int | None) -> tuple[str, ...] | None:

@@ -34,12 +34,17 @@ class Prepared:
     @property
     def largest_pixel(self) -> int:
         """The byte that means 1.0."""
-        return LARGEST_PIXEL.get(self.name.split("/")[0].split(":")[0], 255)
+        return largest_pixel(self.name)
 
     @property
     def key(self) -> str:
         """A name for its decoded copy: another version, or files made anew, give another one."""
         return f"{self.name.split(':')[0].replace('/', '.')}-{self.path.name}"
+
+
+def largest_pixel(name: str) -> int:
+    """The byte that means 1.0 in the set of that name."""
+    return LARGEST_PIXEL.get(name.split("/")[0].split(":")[0], 255)
 
 
 def folder(data_dir: str | Path | None) -> Path:
@@ -48,15 +53,26 @@ def folder(data_dir: str | Path | None) -> Path:
     return Path(data_dir or default).expanduser()
 
 
+def there(name: str, data_dir: Path) -> bool:
+    """Whether `find` would find it."""
+    return bool(_versions(name, data_dir))
+
+
 def find(name: str, data_dir: Path) -> Prepared:
     """Find `name`, `name/config` or either with `:version`; without a version it is the newest."""
-    plain, _, version = name.partition(":")
-    parent = data_dir / plain
-    found = {path.name: path for path in parent.glob(version or "*.*.*") if _is_prepared(path)}
-    if plain and found and not plain.startswith("."):
+    found = _versions(name, data_dir)
+    if found:
         newest = max(found, key=lambda v: tuple(int(part) for part in re.findall(r"\d+", v)))
         return _describe(name, found[newest])
     raise UserError(_not_found(name, data_dir))
+
+
+def _versions(name: str, data_dir: Path) -> dict[str, Path]:
+    plain, _, version = name.partition(":")
+    if not plain or plain.startswith("."):
+        return {}
+    paths = (data_dir / plain).glob(version or "*.*.*")
+    return {path.name: path for path in paths if _is_prepared(path)}
 
 
 def source(found: Prepared, split: str) -> Source:

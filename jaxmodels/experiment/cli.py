@@ -36,11 +36,20 @@ def run(make: Callable[..., Experiment], argv: Sequence[str] | None = None) -> O
         argv: the arguments; the process's own if absent.
 
     Raises:
-        SystemExit: 2 for a mistake of the user's; 1 if the loss is not finite or a disk is full;
-            143 or 130 where SIGTERM or SIGINT stopped the run. A message is on stderr.
+        SystemExit: 0 after `--plan`; 2 for a mistake of the user's; 1 if the loss is not finite
+            or a disk is full; 143 or 130 where SIGTERM or SIGINT stopped the run (of several
+            processes: 143 of all). A message is on stderr. Where another process is lost, see
+            `signals.together`.
     """
     hyperparameters, options = parse(make, argv)
     try:
+        if options.plan is not None:
+            check_steps(hyperparameters)
+            # Imported here: a run needs none of it.
+            from jaxmodels.experiment.planning import print_plan
+
+            print_plan(make, hyperparameters, options)
+            raise SystemExit(0)
         sharding.start(options.coordinator, options.processes, options.process_id)
         use_compilation_cache(options.compilation_cache)
         check_steps(hyperparameters)

@@ -20,6 +20,7 @@ def write_page(
     variables: Any,
     figures: Mapping[str, Any],
     first_step: float | None,
+    costs: report.Costs,
 ) -> Path:
     """Write `report.html`; `variables` are whole, `state` tells how they were placed."""
     config = json.loads((folder / CONFIG).read_text())
@@ -35,6 +36,7 @@ def write_page(
         report.curves(metrics),
         *experiment.pictures(variables, figures),
         *throughput,
+        report.cost(costs),
         report.parameters(_rows(state.params)),
         report.settings(config),
     ]

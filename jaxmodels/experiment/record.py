@@ -1,7 +1,7 @@
 """What a run writes down while it goes on."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from jaxmodels import report
+from jaxmodels.experiment.cost import Ledger, Spent
 
 
 class Recorder:
@@ -18,14 +19,20 @@ class Recorder:
     window that is open.
     """
 
-    def __init__(self, folder: Path, total: int, batch_size: int, every: int) -> None:
-        """Windows end at the multiples of `every`; `total` and `batch_size` are for the bar."""
+    def __init__(
+        self, folder: Path, total: int, batch_size: int, every: int, devices: Iterable[Any]
+    ) -> None:
+        """Windows end at the multiples of `every`; `total` and `batch_size` are for the bar.
+
+        `devices` are those whose time is accounted for.
+        """
         self.first_step: float | None = None
         self._begun = time.perf_counter()
         self._every = every
         self._seen = 0
         self._window: list[dict[str, float]] = []
         first = jax.process_index() == 0
+        self._ledger = Ledger(folder, list(devices)) if first else None
         self._log = report.Log(folder, total, per_step=batch_size) if first else None
 
     def __enter__(self) -> "Recorder":
@@ -37,6 +44,13 @@ class Recorder:
         if self._log:
             with self._log:
                 self.end_window()
+        if exception == (None, None, None):
+            # After an error, which a full disk may be, the last regular entry stands.
+            self.spent()
+
+    def spent(self) -> Spent | None:
+        """Enter what the run has spent until now into its account; None but on process 0."""
+        return self._ledger.enter() if self._ledger else None
 
     def resume(self, step: int) -> None:
         """Go on after `step`; what was written beyond it is dropped."""
@@ -52,8 +66,9 @@ class Recorder:
         """Take in the scalars of a call that ended with step n."""
         if self.first_step is None:
             self.first_step = time.perf_counter() - self._begun
-        if not self._log:
+        if not self._log or not self._ledger:
             return
+        self._ledger.tick()
         self._log.progress(n, {name: values[-1] for name, values in scalars.items()})
         for i in range(steps := len(scalars["loss"])):
             self._seen = n - steps + i + 1

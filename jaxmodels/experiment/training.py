@@ -3,22 +3,25 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from jaxmodels import grads, report, sharding, tree
+from jaxmodels.experiment.bucket import CHECKPOINTS, Folder, Mirror, mirrored
 from jaxmodels.experiment.claim import Experiment
-from jaxmodels.experiment.folder import CHECKPOINTS, RESULTS, continuation, write_json
+from jaxmodels.experiment.cost import account
+from jaxmodels.experiment.folder import RESULTS, continuation, write_json
 from jaxmodels.experiment.options import Options
-from jaxmodels.experiment.page import write_page
+from jaxmodels.experiment.page import PAGE, write_page
 from jaxmodels.experiment.record import Recorder
-from jaxmodels.experiment.signals import Asked, listening
+from jaxmodels.experiment.signals import Asked, listening, together
 from jaxmodels.report.verdict import better_by, single_values
+from jaxmodels.saved import POLICIES, saving
 from jaxmodels.train import (
     Action,
     Diverged,
@@ -36,6 +39,7 @@ from jaxmodels.train import (
     update,
 )
 from jaxmodels.train.checkpoint import Checkpoints
+from jaxmodels.train.step import Update
 from jaxmodels.typing import UserError
 
 
@@ -45,10 +49,10 @@ class Outcome:
 
     state: State
     figures: Mapping[str, Any]
-    folder: Path
+    folder: Folder
 
 
-def train(experiment: Experiment, options: Options, folder: Path) -> Outcome:
+def train(experiment: Experiment, options: Options, folder: Folder) -> Outcome:
     """Train the experiment in `folder`, from the newest good checkpoint there if there is one.
 
     Raises:
@@ -57,33 +61,46 @@ def train(experiment: Experiment, options: Options, folder: Path) -> Outcome:
         Diverged: a loss is not finite, and `options.on_nan` is "stop"; nothing such was saved.
         SystemExit: a signal asked to stop; the state is saved.
     """
+    with mirrored(folder) as mirror:
+        return _train(experiment, options, mirror)
+
+
+def _train(experiment: Experiment, options: Options, mirror: Mirror) -> Outcome:
+    folder = mirror.folder
     mesh = check(experiment, options)
     experiment = configured(experiment, options)
     every = options.interval("log_every", experiment.steps, 100)
     with (
-        Recorder(folder, experiment.steps, experiment.train.batch_size, every) as recorder,
+        Recorder(
+            mirror.files, experiment.steps, experiment.train.batch_size, every, mesh.devices.flat
+        ) as recorder,
         open_checkpoints(experiment, options, folder) as checkpoints,
         _naming_the_last_good(checkpoints, folder),
         listening() as asked,
+        together(folder / CHECKPOINTS),
     ):
-        run = _Run(experiment, options, mesh, recorder, checkpoints)
+        run = _Run(experiment, options, mesh, mirror, recorder, checkpoints)
         state = run.fit(run.begin(), asked)
         figures = {} if asked.number else run.figures(state)
         checkpoints.wait()
     if asked.number:
-        print(
-            f"stopped and saved at step {int(state.step):,}; go on with\n  {continuation(folder)}"
-        )
+        mirror.copy()
+        if jax.process_index() == 0:
+            step, command = f"{int(state.step):,}", continuation(folder)
+            print(f"stopped and saved at step {step}; go on with\n  {command}")
         raise SystemExit(asked.number)
     if options.on_nan == "skip":
         figures = {**figures, "train/skipped": int(state.skipped)}
-    _conclude(experiment, mesh, state, figures, folder, recorder.first_step)
+    with together(folder / CHECKPOINTS):
+        _conclude(experiment, mesh, state, figures, mirror, recorder, options.price)
+        # At their end the others would wait for the page no longer than `hosts.PATIENCE`.
+        multihost_utils.sync_global_devices("the page is written")
     return Outcome(state, figures, folder)
 
 
-def check(experiment: Experiment, options: Options) -> Mesh:
+def check(experiment: Experiment, options: Options, devices: Sequence[Any] | None = None) -> Mesh:
     """The mesh of the options; raises `UserError` where it is none, or the batch does not fit."""
-    mesh = sharding.mesh(options.mesh)
+    mesh = sharding.mesh(options.mesh, devices)
     batch_size, parts = experiment.train.batch_size, options.accumulate
     if batch_size % parts:
         raise UserError(
@@ -95,7 +112,11 @@ def check(experiment: Experiment, options: Options) -> Mesh:
 
 
 def configured(experiment: Experiment, options: Options) -> Experiment:
-    """The experiment with the precision, seed and accumulation of the options."""
+    """The experiment with the precision, seed, accumulation and so on of the options."""
+    policy = POLICIES[options.saved]
+    if policy is not None:
+        objective = saving(experiment.objective, policy)
+        experiment = dataclasses.replace(experiment, objective=objective)
     if options.precision == "bf16":
         experiment = experiment.in_precision(jnp.bfloat16)
     grad = experiment.grad
@@ -106,13 +127,17 @@ def configured(experiment: Experiment, options: Options) -> Experiment:
 
 def compiled_step(experiment: Experiment, options: Options) -> Any:
     """The step of a configured experiment; of several steps a call if the options say so."""
-    step = update(experiment.prepared_objective, experiment.optimizer, experiment.grad)
-    if options.on_nan == "skip":
-        step = skip_nonfinite(step)
+    step = plain_step(experiment, options)
     return compile_step(step if options.steps_per_call == 1 else repeat(step))
 
 
-def open_checkpoints(experiment: Experiment, options: Options, folder: Path) -> Checkpoints:
+def plain_step(experiment: Experiment, options: Options) -> Update:
+    """One step of a configured experiment, not compiled."""
+    step = update(experiment.prepared_objective, experiment.optimizer, experiment.grad)
+    return skip_nonfinite(step) if options.on_nan == "skip" else step
+
+
+def open_checkpoints(experiment: Experiment, options: Options, folder: Folder) -> Checkpoints:
     """The run's checkpoints: the newest ones, and the best by the experiment's figure."""
     best = experiment.best_figure
     lower = best is None or (better_by(best, 0.0, 1.0) or 0.0) >= 0
@@ -126,6 +151,7 @@ class _Run:
     experiment: Experiment
     options: Options
     mesh: Mesh
+    mirror: Mirror
     recorder: Recorder
     checkpoints: Checkpoints
     judged: dict[int, dict[str, Any]] = dataclasses.field(default_factory=dict)
@@ -135,12 +161,12 @@ class _Run:
         """The newest good checkpoint's state, or a new one."""
         experiment = self.experiment
         parts = experiment.prepared_objective, experiment.optimizer, experiment.train.example
-        like = abstract(*parts, self.mesh, experiment.rule)
+        like = abstract(*parts, self.mesh, experiment.placement)
         restored = self.checkpoints.restore_latest(like)
         for reason in restored.rejected if restored else ():
             self.recorder.message(f"damaged checkpoint passed over: {reason}")
         key = jax.random.key(self.options.seed)
-        state = restored.state if restored else init(key, *parts, self.mesh, experiment.rule)
+        state = restored.state if restored else init(key, *parts, self.mesh, experiment.placement)
         begin = int(state.step)
         _check_steps(experiment.steps - begin, begin, self.options.steps_per_call)
         self.recorder.resume(begin)
@@ -188,6 +214,7 @@ class _Run:
             message = f"the loss of step {n} is finite, but params or state are not after it"
             raise Diverged(message, n)
         self.recorder.end_window()
+        self.mirror.copy()  # Before: the lines up to a checkpoint that is there are there.
         self.checkpoints.save(n, state, single_values(self.judged.get(n, {})))
 
     def _evaluate(self, state: State) -> dict[str, Any]:
@@ -221,7 +248,7 @@ class _Run:
 
 
 @contextlib.contextmanager
-def _naming_the_last_good(checkpoints: Checkpoints, folder: Path) -> Iterator[None]:
+def _naming_the_last_good(checkpoints: Checkpoints, folder: Folder) -> Iterator[None]:
     """Add to `Diverged` from where the run can go on."""
     try:
         yield
@@ -254,16 +281,23 @@ def _conclude(
     mesh: Mesh,
     state: State,
     figures: Mapping[str, Any],
-    folder: Path,
-    first_step: float | None,
+    mirror: Mirror,
+    recorder: Recorder,
+    price: float | None,
 ) -> None:
     """Write results and page, and print where they are."""
     variables = {"params": experiment.evaluated(state), **state.collections}
     whole = jax.device_get(jax.jit(lambda x: x, out_shardings=sharding.replicated(mesh))(variables))
-    if jax.process_index() > 0:
+    spent = recorder.spent()
+    if spent is None:
         return
-    write_json(folder / RESULTS, figures)
-    page = write_page(folder, experiment, state, whole, figures, first_step)
+    write_json(mirror.files / RESULTS, figures)
+    costs = account(experiment, state, spent, mesh, price)
+    write_page(mirror.files, experiment, state, whole, figures, recorder.first_step, costs)
+    mirror.copy()
     if skipped := int(state.skipped):
         print(f"{skipped:,} updates were skipped: their loss, or what they made, was not finite")
-    print(report.summary(figures, experiment.published, folder, page, continuation(folder)))
+    print(report.cost_lines(costs) + "\n")
+    folder, page = str(mirror.folder), str(mirror.folder / PAGE)
+    command = continuation(mirror.folder)
+    print(report.summary(figures, experiment.published, folder, page, command))

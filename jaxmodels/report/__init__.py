@@ -7,11 +7,13 @@ from jaxmodels.report.attention import AttentionMap, attending, attention
 from jaxmodels.report.classification import classification
 from jaxmodels.report.comparison import comparison
 from jaxmodels.report.confusion import confusion
+from jaxmodels.report.cost import Costs, cost, cost_lines
 from jaxmodels.report.curves import curves
 from jaxmodels.report.filters import filters
 from jaxmodels.report.latent import latent, reconstruction
 from jaxmodels.report.log import Log, read_metrics
 from jaxmodels.report.page import Section, write_page
+from jaxmodels.report.plan import plan
 from jaxmodels.report.predictions import predictions
 from jaxmodels.report.tables import parameters, settings
 from jaxmodels.report.text import samples, sampling, together, translating, translations
@@ -21,6 +23,7 @@ from jaxmodels.report.verdict import summary
 
 __all__ = [
     "AttentionMap",
+    "Costs",
     "Log",
     "Section",
     "attending",
@@ -28,10 +31,13 @@ __all__ = [
     "classification",
     "comparison",
     "confusion",
+    "cost",
+    "cost_lines",
     "curves",
     "filters",
     "latent",
     "parameters",
+    "plan",
     "predictions",
     "read_metrics",
     "reconstruction",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from jaxmodels.data import prepared
+from jaxmodels.data import declared, prepared
 from jaxmodels.data.dataset import MissingSplitError
 from jaxmodels.data.text import folders
 from jaxmodels.data.text.stdlib import stdlib
@@ -80,6 +80,8 @@ def unknown(kind: str, name: str, known: Mapping[str, object]) -> str:
 
 def _tiny_shakespeare(data_dir: str | Path | None) -> dict[str, str]:
     name, folder = "tiny_shakespeare", prepared.folder(data_dir)
+    if declared.allowed() and not prepared.there(name, folder):
+        return dict.fromkeys(SPLITS, declared.characters(65))
     if not (folder / name).is_dir():
         raise UserError(
             f"The corpus {name!r} is not prepared in {folder}. To download and prepare it:\n"
@@ -92,7 +94,10 @@ def _tiny_shakespeare(data_dir: str | Path | None) -> dict[str, str]:
 
 
 def _ptb(data_dir: str | Path | None) -> dict[str, str]:
-    folder = folders.find("ptb", list(PTB_FILES.values()), data_dir, "stdlib")
+    files = list(PTB_FILES.values())
+    if declared.allowed() and folders.at("ptb", files, data_dir) is None:
+        return dict.fromkeys(SPLITS, declared.words(10_000, 10, ("<unk>", "<eos>")))
+    folder = folders.find("ptb", files, data_dir, "stdlib")
     # As Zaremba et al., 2014, did: the end of a line is a word.
     return {
         split: folders.read(folder / file).replace("\n", " <eos> ")

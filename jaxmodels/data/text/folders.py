@@ -22,11 +22,10 @@ def find(name: str, files: Sequence[str], data_dir: str | Path | None, stand_in:
     Without `data_dir` it is `JAXMODELS_TEXT_DIR`, else TFDS's folder. Raises `UserError`, which
     says where the files come from, where they go, and what to train on without them.
     """
-    parent = Path(data_dir or os.environ.get("JAXMODELS_TEXT_DIR") or prepared.folder(None))
-    candidates = parent.expanduser(), parent.expanduser() / name
-    for folder in candidates:
-        if all((folder / file).is_file() for file in files):
-            return folder
+    folder = at(name, files, data_dir)
+    if folder is not None:
+        return folder
+    candidates = _candidates(name, data_dir)
     missing = [file for file in files if not (candidates[1] / file).is_file()]
     raise UserError(
         f"The corpus {name!r} is not there: neither {candidates[0]} nor {candidates[1]} holds all "
@@ -34,6 +33,21 @@ def find(name: str, files: Sequence[str], data_dir: str | Path | None, stand_in:
         f"with --data-dir or JAXMODELS_TEXT_DIR,\nor train on the embedded stand-in: "
         f"--dataset {stand_in}"
     )
+
+
+def at(name: str, files: Sequence[str], data_dir: str | Path | None) -> Path | None:
+    """The folder that holds these files, None without one."""
+    whole = (
+        folder
+        for folder in _candidates(name, data_dir)
+        if all((folder / file).is_file() for file in files)
+    )
+    return next(whole, None)
+
+
+def _candidates(name: str, data_dir: str | Path | None) -> tuple[Path, Path]:
+    parent = Path(data_dir or os.environ.get("JAXMODELS_TEXT_DIR") or prepared.folder(None))
+    return parent.expanduser(), parent.expanduser() / name
 
 
 def read(path: Path) -> str:
