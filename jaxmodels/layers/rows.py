@@ -3,9 +3,11 @@
 import math
 
 import jax
-from jax.sharding import PartitionSpec
+from jax.sharding import AxisType, PartitionSpec
 
 from jaxmodels.typing import BATCH_AXES, Array
+
+AUTO = AxisType.Auto
 
 
 def rows(x: Array) -> Array:
@@ -17,9 +19,11 @@ def rows(x: Array) -> Array:
     divide x, this does nothing.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    batch = tuple(axis for axis in BATCH_AXES if axis in mesh.axis_names)
+    # Within `shard_map` an axis is no longer the partitioner's: each device has its own rows.
+    free = {a for a, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind == AUTO}
+    batch = tuple(axis for axis in BATCH_AXES if axis in free)
     if not batch or x.shape[0] % math.prod(mesh.shape[axis] for axis in batch):
         return x
-    split = "sequence" in mesh.axis_names and x.shape[1] % mesh.shape["sequence"] == 0
+    split = "sequence" in free and x.shape[1] % mesh.shape["sequence"] == 0
     spec = PartitionSpec(batch, "sequence" if split else None)
     return jax.lax.with_sharding_constraint(x, spec)

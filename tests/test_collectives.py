@@ -1,0 +1,68 @@
+"""What a language model's step sends between the chips of a TPU slice: no more than it must."""
+
+import collections
+import importlib.util
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+from jaxmodels import objectives, plan, sharding, train
+from jaxmodels.models.transformer import gpt
+from jaxmodels.plan.collectives import each
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (extra: tpu)"
+)
+
+B, T, D, N, H, DEPTH = 128, 176, 256, 8, 32, 4
+MODEL = gpt(256, 2 * T, D, DEPTH, N)
+
+
+def sent(mesh):
+    """The collectives of activations: how many of each kind and shape, with all layers'."""
+    mesh = sharding.mesh(mesh, plan.target("v5e:2x4").devices)
+    objective, optimizer = objectives.next_token(MODEL), optax.adamw(1e-3)
+    tokens = jax.ShapeDtypeStruct((B, T), jnp.int32)
+    example = {"tokens": tokens, "targets": tokens}
+    rule = sharding.tensor(MODEL.tensor_dims)
+    state = train.abstract(objective, optimizer, example, mesh, rule)
+    batch = {
+        name: jax.ShapeDtypeStruct(
+            (B, T), jnp.int32, sharding=sharding.part_sharding(name, (B, T), mesh)
+        )
+        for name in example
+    }
+    step = train.placed_step(train.update(objective, optimizer), state)
+    found = collections.Counter()
+    for kind, shapes, times in each(step.lower(state, batch).compile().as_text()):
+        for shape in shapes:
+            # Activations have rows and tokens, whole or a device's; no param has.
+            if {T, T // 2} & set(shape.sizes) and {B, B // 2, B // 4, B // 8} & set(shape.sizes):
+                found[kind, tuple(size for size in shape.sizes if size > 1)] += times
+    return found
+
+
+def test_fully_sharded_only_params_and_gradients_are_sent():
+    assert not sent("fsdp=8")
+
+
+def test_split_heads_and_hidden_features_are_summed_twice_a_layer_each_way():
+    found = sent("data=2,fsdp=2,tensor=2")
+    activation = B // 4, T, D
+    sums = found.pop(("all-reduce", activation))
+    # Four a layer; one after the lookup and one before the output, since the vocabulary is split.
+    assert sums == 4 * DEPTH + 2
+    # The lookup's, whose features `fsdp` splits; and of each token, its softmax's parts.
+    assert found.pop(("all-gather", activation), 0) <= 1
+    assert all(shape == (B // 4, T) for _, shape in found)
+
+
+def test_split_sequences_send_keys_and_values_and_no_other_activation():
+    found = sent("fsdp=4,sequence=2")
+    gathered = {shape: n for (kind, shape), n in found.items() if kind == "all-gather"}
+    # Keys and values, forwards and again for the gradient.
+    assert gathered == {(B // 4, T, N, H): 4 * DEPTH}
+    others = {(kind, shape) for kind, shape in found if kind != "all-gather"}
+    assert others == {("all-reduce", (B // 4, N, T, H)), ("all-reduce", (B // 4, N, H, T))}
