@@ -5,8 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 
-from jaxmodels.typing import CARRY, Array, Batch, UserError
+from jaxmodels.typing import BATCH_AXES, CARRY, Array, Batch, UserError
 
 Grad = Callable[..., Callable[..., tuple[Any, Any]]]
 
@@ -53,6 +54,46 @@ def accumulate(n: int, grad: Grad = jax.value_and_grad) -> Grad:
             return (loss, aux._replace(collections=collections, scalars=scalars)), gradient
 
         return accumulated
+
+    return transform
+
+
+def per_device(mesh: Mesh, grad: Grad = jax.value_and_grad) -> Grad:
+    """Gradients of each device's rows alone, then their mean: what `pmap` codes computed.
+
+    It differs from the whole batch's in one thing: BatchNorm normalises by the statistics of a
+    device's own rows, as in Goyal et al. 2017, "Accurate, large minibatch SGD", section 2.3; the
+    running statistics are the devices' mean. Each device draws its own randomness. Params are whole
+    on every device while it computes; the mesh splits rows only.
+    """
+    axes = tuple(axis for axis in BATCH_AXES if axis in mesh.axis_names)
+
+    def transform(fn: Callable[..., Any], **kwargs: Any) -> Callable[..., tuple[Any, Any]]:
+        value_and_grad = grad(fn, **kwargs)
+
+        def own(params: Any, collections: Any, carried: Any, batch: Batch, key: Any) -> Any:
+            key = jax.random.fold_in(key, jax.lax.axis_index(axes))
+            (loss, aux), gradient = value_and_grad(params, {**collections, **carried}, batch, key)
+            shared, carried = _apart(aux.collections)
+            mean = jax.lax.pmean(((loss, aux._replace(collections=shared)), gradient), axes)
+            return mean, carried
+
+        whole, rows = PartitionSpec(), PartitionSpec(axes)
+        # Not checked: values that come out of `pmean` are the same on all devices.
+        mapped = jax.shard_map(
+            own,
+            mesh=mesh,
+            in_specs=(whole, whole, rows, rows, whole),
+            out_specs=(whole, rows),
+            check_vma=False,
+        )
+
+        def averaged(params: Any, collections: Any, batch: Batch, key: Any) -> tuple[Any, Any]:
+            mean, carried = mapped(params, *_apart(collections), batch, key)
+            (loss, aux), gradient = mean
+            return (loss, aux._replace(collections={**aux.collections, **carried})), gradient
+
+        return averaged
 
     return transform
 

@@ -1,0 +1,126 @@
+"""What changes how a step is computed, on every kind of mesh, and with each other."""
+
+import dataclasses
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxmodels import grads, objectives, sharding, train
+from jaxmodels.models import transformer
+from jaxmodels.precision import Cast
+from jaxmodels.saved import POLICIES, saving
+from jaxmodels.sharding import rules
+
+MESHES = "data=2,fsdp=2,tensor=2", "data=8", "fsdp=8", "fsdp=4,sequence=2"
+OPTIMIZER = optax.sgd(0.1)
+MODEL = transformer.gpt(16, 8, 16, 3, 2)
+IDS = np.random.default_rng(0).integers(1, 16, (16, 9)).astype(np.int32)
+BATCH = {"tokens": IDS[:, :-1], "targets": IDS[:, 1:]}
+ONE = sharding.mesh(devices=jax.devices()[:1])
+
+# What is kept for the gradient, parts of the batch, precision, and turns of the loop over layers.
+TABLE = {
+    "plain": ("everything", 1, jnp.float32, 1),
+    "dots": ("dots", 1, jnp.float32, 1),
+    "nothing": ("nothing", 1, jnp.float32, 1),
+    "accumulated": ("everything", 2, jnp.float32, 1),
+    "bf16": ("everything", 1, jnp.bfloat16, 1),
+    "unrolled": ("everything", 1, jnp.float32, 3),
+    "all": ("nothing", 2, jnp.bfloat16, 3),
+}
+
+
+def losses(saved, parts, dtype, unroll, mesh):
+    objective = objectives.next_token(MODEL.clone(unroll=unroll))
+    state = train.init(jax.random.key(0), objective, OPTIMIZER, BATCH, mesh, rule())
+    if POLICIES[saved] is not None:
+        objective = saving(objective, POLICIES[saved])
+    if dtype != jnp.float32:
+        objective = dataclasses.replace(objective, model=Cast(objective.model, dtype))
+    step = train.make_step(objective, OPTIMIZER, grads.accumulate(parts))
+    found = []
+    for _ in range(3):
+        state, scalars = step(state, sharding.feed(BATCH, mesh))
+        found.append(float(scalars["loss"]))
+    return found
+
+
+def rule():
+    return sharding.tensor(MODEL.tensor_dims)
+
+
+@functools.cache
+def expected(dtype):
+    return losses("everything", 1, dtype, 1, ONE)
+
+
+@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize(
+    "mesh", [MESHES[0], *(pytest.param(mesh, marks=pytest.mark.slow) for mesh in MESHES[1:])]
+)
+def test_each_goes_with_each_mesh(name, mesh, monkeypatch):
+    monkeypatch.setattr(rules, "FSDP_MIN_SIZE", 1)
+    found = losses(*TABLE[name], sharding.mesh(mesh))
+    dtype = TABLE[name][2]
+    # Sums in another order: of 24 bits in the one, of 8 in the other type.
+    tolerance = {"rtol": 1e-5} if dtype == jnp.float32 else {"rtol": 4e-3}
+    np.testing.assert_allclose(found, expected(dtype), **tolerance)
+
+
+# BatchNorm, of the whole batch and of each device's rows
+
+
+class Normed(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.Dense(8)(x.reshape(len(x), -1))
+        x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9)(x))
+        return nn.Dense(4)(x)
+
+
+def images():
+    x = np.random.default_rng(0).normal(size=(16, 2, 2, 1)).astype(np.float32)
+    return {"image": x * np.arange(1, 17)[:, None, None, None], "label": np.arange(16) % 4}
+
+
+def one_step(batch, mesh, grad=jax.value_and_grad):
+    objective = objectives.classification(Normed())
+    batch = {k: v.astype(np.int32) if v.dtype == np.int64 else v for k, v in batch.items()}
+    batch["image"] = batch["image"].astype(np.float32)
+    state = train.init(jax.random.key(0), objective, OPTIMIZER, batch, mesh)
+    state, scalars = train.make_step(objective, OPTIMIZER, grad)(state, sharding.feed(batch, mesh))
+    return jax.device_get((state.params, state.collections["batch_stats"])), float(scalars["loss"])
+
+
+near = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+
+
+def test_statistics_are_those_of_the_whole_batch():
+    jax.tree.map(near, one_step(images(), sharding.mesh("data=8")), one_step(images(), ONE))
+
+
+def test_per_device_they_are_those_of_each_devices_rows():
+    mesh = sharding.mesh("data=4,fsdp=2")
+    found, loss = one_step(images(), mesh, grads.per_device(mesh))
+    alone = [
+        one_step({name: x[2 * n : 2 * n + 2] for name, x in images().items()}, ONE)
+        for n in range(8)
+    ]
+    mean = jax.tree.map(lambda *xs: np.mean(xs, axis=0), *alone)
+    jax.tree.map(near, (found, loss), mean)
+    whole, _ = one_step(images(), mesh)
+    assert abs(found[1]["BatchNorm_0"]["var"] - whole[1]["BatchNorm_0"]["var"]).max() > 0.01
+
+
+def test_per_device_without_batch_statistics_is_the_plain_gradient():
+    objective = objectives.next_token(MODEL)
+    mesh = sharding.mesh("data=2,fsdp=4")
+    state = train.init(jax.random.key(0), objective, OPTIMIZER, BATCH, mesh)
+    step = train.make_step(objective, OPTIMIZER, grads.per_device(mesh))
+    _, scalars = step(state, sharding.feed(BATCH, mesh))
+    assert float(scalars["loss"]) == pytest.approx(expected(jnp.float32)[0], rel=1e-5)
