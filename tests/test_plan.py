@@ -76,7 +76,7 @@ def test_a_plan_is_told_and_written(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         run(tiny, ["--plan", "cpu:8", "--out", str(tmp_path)])
     assert ended.value.code == 0
-    assert "cpu:8: 8 devices, mesh data=8" in capsys.readouterr().out
+    assert "cpu:8, 8 x CPU" in capsys.readouterr().out
     made = json.loads((tmp_path / "plan.json").read_text())
     assert made["parameters"] == sum(
         size for size in (4 * 9 + 4, 2 * 4, 64 * 64 + 64, 64 * 10 + 10)

@@ -13,7 +13,7 @@ from jaxmodels.report.filters import filters
 from jaxmodels.report.latent import latent, reconstruction
 from jaxmodels.report.log import Log, read_metrics
 from jaxmodels.report.page import Section, write_page
-from jaxmodels.report.plan import plan
+from jaxmodels.report.plan import plan, plan_lines
 from jaxmodels.report.predictions import predictions
 from jaxmodels.report.tables import parameters, settings
 from jaxmodels.report.text import samples, sampling, together, translating, translations
@@ -38,6 +38,7 @@ __all__ = [
     "latent",
     "parameters",
     "plan",
+    "plan_lines",
     "predictions",
     "read_metrics",
     "reconstruction",

@@ -1,42 +1,76 @@
-"""The page of a plan: memory, time, traffic and placement on devices that are not here."""
+"""A plan as a page and as text: what a step takes on devices that are not here."""
 
 import html
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxmodels.report.page import Section
 from jaxmodels.report.tables import facts, table
 
+SMALL = 4096
+"""Arrays of fewer numbers are whole on every device, as `sharding.fsdp` places them."""
+
+
+def plan_lines(made: Mapping[str, Any]) -> str:
+    """A plan's JSON as text for a terminal."""
+    rows = [*_verdict(made).items(), *_memory(made).items(), *_step(made).items()]
+    rows += [(kind, f"{times} times, {size}") for kind, times, size in _traffic(made)]
+    whole = [leaf["path"] for leaf in made["placement"] if _undivided(leaf, made["mesh"])]
+    if whole:
+        rows.append(("whole, undivided", ", ".join(whole)))
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
 
 def plan(made: Mapping[str, Any], instead: Sequence[Mapping[str, Any]]) -> list[Section]:
     """Sections of a plan's JSON, and of the plans that were tried where it does not fit."""
+    tried = [Section("What else was tried", _instead(made, instead))] if instead else []
     return [
-        Section("Verdict", _verdict(made)),
-        *([Section("What else was tried", _instead(made, instead))] if instead else []),
-        Section("Memory of a device", _memory(made)),
-        Section("A step", _step(made)),
-        Section("Collectives of a step", _traffic(made)),
+        Section("Verdict", facts(_verdict(made))),
+        *tried,
+        Section("Memory of a device", table(("for", "bytes"), _memory(made).items(), (1,))),
+        Section("A step", facts(_step(made))),
+        Section("Collectives of a step", _collectives(made)),
         Section("Placement", _placement(made)),
     ]
 
 
-def _verdict(made: Mapping[str, Any]) -> str:
-    mesh = ", ".join(f"{axis}={size}" for axis, size in made["mesh"].items())
-    return facts(
-        {
-            "devices": f"{made['devices']:,} x {made['chip'] or made['target']}",
-            "mesh": mesh,
-            "parameters": f"{made['parameters']:,}",
-            "memory of a device": _fit(made),
-        }
-    )
+def _verdict(made: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "target": f"{made['target']}, {made['devices']:,} x {made['chip'] or 'CPU'}",
+        "mesh": ", ".join(f"{axis}={size}" for axis, size in made["mesh"].items()),
+        "parameters": f"{made['parameters']:,}",
+        "memory of a device": _fit(made),
+    }
 
 
 def _fit(made: Mapping[str, Any]) -> str:
     if made["limit"] is None:
         return _size(made["total"])
-    verdict = "fits" if made["fits"] else "does not fit"
+    verdict = "fits" if made["fits"] else "DOES NOT FIT"
     return f"{_size(made['total'])} of {_size(made['limit'])}: {verdict}"
+
+
+def _memory(made: Mapping[str, Any]) -> dict[str, str]:
+    return {name: _size(size) for name, size in made["memory"].items()}
+
+
+def _step(made: Mapping[str, Any]) -> dict[str, str]:
+    shown = {
+        "operations": f"{made['flops']:.3g}, of which {made['matmul']:.3g} in products",
+        **{f"at least, for its {k}": f"{1e3 * s:.3g} ms" for k, s in made["bounds"].items()},
+    }
+    for share, rates in made["rates"].items() if made["bounds"] else ():
+        shown[f"at {share} of the peak"] = ", ".join(f"{r:,.0f} {u}/s" for u, r in rates.items())
+    if made["uncounted"]:
+        shown["not counted"] = ", ".join(made["uncounted"])
+    return shown
+
+
+def _traffic(made: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    for part in made["traffic"]:
+        yield part["kind"], f"{part['count']:,}", _size(part["bytes"])
 
 
 def _instead(made: Mapping[str, Any], instead: Sequence[Mapping[str, Any]]) -> str:
@@ -44,28 +78,11 @@ def _instead(made: Mapping[str, Any], instead: Sequence[Mapping[str, Any]]) -> s
         (" ".join(f"--{k} {v}" for k, v in other["change"].items()), _fit(other))
         for other in instead
     ]
-    return table(("change", "memory of a device"), [(html.escape(a), b) for a, b in rows])
+    return table(("change", "memory of a device"), rows)
 
 
-def _memory(made: Mapping[str, Any]) -> str:
-    rows = [(name, _size(size)) for name, size in made["memory"].items()]
-    return table(("what", "bytes"), [*rows, ("<b>all</b>", _size(made["total"]))], numbers=(1,))
-
-
-def _step(made: Mapping[str, Any]) -> str:
-    shown = {
-        "operations": f"{made['flops']:.4g}, of which {made['matmul']:.4g} in products",
-        **{f"at least, for its {k}": f"{1e3 * s:.3g} ms" for k, s in made["bounds"].items()},
-    }
-    for share, rates in made["rates"].items() if made["bounds"] else ():
-        shown[f"at {share} of the peak"] = ", ".join(f"{r:,.0f} {u}/s" for u, r in rates.items())
-    if made["uncounted"]:
-        shown["not counted"] = ", ".join(made["uncounted"])
-    return facts(shown)
-
-
-def _traffic(made: Mapping[str, Any]) -> str:
-    rows = [(c["kind"], f"{c['count']:,}", _size(c["bytes"])) for c in made["traffic"]]
+def _collectives(made: Mapping[str, Any]) -> str:
+    rows = list(_traffic(made))
     if not rows:
         return '<p class="note">None.</p>'
     return table(("collective", "times", "bytes of a device"), rows, numbers=(1, 2))
@@ -76,19 +93,28 @@ def _placement(made: Mapping[str, Any]) -> str:
         (
             f"<code>{html.escape(leaf['path'])}</code>",
             " × ".join(map(str, leaf["shape"])),
-            _split(leaf),
+            _split(leaf, made["mesh"]),
             _size(leaf["bytes"]),
         )
         for leaf in made["placement"]
     ]
-    head = "parameter", "shape", "split", "bytes of a device"
-    return table(head, rows, numbers=(3,))
+    return table(("parameter", "shape", "split", "bytes of a device"), rows, numbers=(3,))
 
 
-def _split(leaf: Mapping[str, Any]) -> str:
-    named = [f"{size} over {axis}" for size, axis in zip(leaf["shape"], leaf["spec"]) if axis]  # noqa: B905 - a spec may be shorter
-    return ", ".join(named) or "whole on every device: no axis divides it, or it is small"
+def _split(leaf: Mapping[str, Any], mesh: Mapping[str, int]) -> str:
+    pairs = zip(leaf["shape"], leaf["spec"], strict=False)  # a spec may be shorter
+    named = [f"{size} over {axis}" for size, axis in pairs if axis]
+    return ", ".join(named) or ("whole: undivided" if _undivided(leaf, mesh) else "whole")
+
+
+def _undivided(leaf: Mapping[str, Any], mesh: Mapping[str, int]) -> bool:
+    """Whether it is whole although it is large, and the mesh has an axis to split it."""
+    large = math.prod(leaf["shape"]) >= SMALL
+    return not any(leaf["spec"]) and large and mesh.get("fsdp", 1) > 1
 
 
 def _size(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.2f} MiB"
+    for unit, name in (2**30, "GiB"), (2**20, "MiB"):
+        if size >= unit:
+            return f"{size / unit:.2f} {name}"
+    return f"{size / 2**10:.1f} KiB"
