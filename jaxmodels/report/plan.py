@@ -16,9 +16,10 @@ def plan_lines(made: Mapping[str, Any]) -> str:
     """A plan's JSON as text for a terminal."""
     rows = [*_verdict(made).items(), *_memory(made).items(), *_step(made).items()]
     rows += [(kind, f"{times} times, {size}") for kind, times, size in _traffic(made)]
-    whole = [leaf["path"] for leaf in made["placement"] if _undivided(leaf, made["mesh"])]
-    if whole:
-        rows.append(("whole, undivided", ", ".join(whole)))
+    rows += [
+        (leaf["path"], f"{_shape(leaf)}, {_split(leaf, made['mesh'])}")
+        for leaf in made["placement"]
+    ]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
@@ -92,13 +93,17 @@ def _placement(made: Mapping[str, Any]) -> str:
     rows = [
         (
             f"<code>{html.escape(leaf['path'])}</code>",
-            " × ".join(map(str, leaf["shape"])),
+            _shape(leaf),
             _split(leaf, made["mesh"]),
             _size(leaf["bytes"]),
         )
         for leaf in made["placement"]
     ]
     return table(("parameter", "shape", "split", "bytes of a device"), rows, numbers=(3,))
+
+
+def _shape(leaf: Mapping[str, Any]) -> str:
+    return " × ".join(map(str, leaf["shape"])) or "scalar"
 
 
 def _split(leaf: Mapping[str, Any], mesh: Mapping[str, int]) -> str:
