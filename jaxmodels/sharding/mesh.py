@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxmodels.inputs import SEQUENCES
@@ -29,7 +30,13 @@ def mesh(spec: str = "data=-1", devices: Sequence[Any] | None = None) -> Mesh:
     sizes = _fill(_parse(spec), len(devices), spec)
     # From jax 0.11 on the default is Explicit axes, in which stock Linen layers fail.
     types = (AxisType.Auto,) * len(sizes)
-    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), types, devices=devices)
+    shape, names = tuple(sizes.values()), tuple(sizes)
+    try:
+        return jax.make_mesh(shape, names, types, devices=devices)
+    except NotImplementedError:
+        # None of a TPU slice's physical axes has such a size: one of them is split.
+        grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+        return Mesh(grid, names, axis_types=types)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
