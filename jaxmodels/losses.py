@@ -1,5 +1,7 @@
 """Cross-entropies in nats of logits, also where a vocabulary makes too many of them."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
@@ -27,12 +29,12 @@ def cross_entropy(
 
 
 def chunked_cross_entropy(
+    logits: Callable[[Array], Array],
     features: Float[Array, "B T D"],
-    embedding: Float[Array, "V D"],
     targets: Int[Array, "B T"],
     chunk: int,
 ) -> Float[Array, "B T"]:
-    """`cross_entropy(features @ embedding.T, targets)` of `chunk` tokens of each row at a time.
+    """`cross_entropy(logits(features), targets)` of `chunk` tokens of each row at a time.
 
     The logits of all tokens never stand in memory together: those of a chunk are computed again
     for its gradient (as in Wijmans et al. 2025, "Cut your losses in large-vocabulary language
@@ -49,8 +51,7 @@ def chunked_cross_entropy(
     @jax.checkpoint
     def one(part: tuple[Array, Array]) -> Array:
         x, label = part
-        logits = jnp.einsum("BTD,VD->BTV", x, embedding, preferred_element_type=jnp.float32)
-        return cross_entropy(logits, label)
+        return cross_entropy(logits(x), label)
 
     losses = jax.lax.map(one, (parts(features), parts(targets)))
     return jnp.moveaxis(losses, 0, 2).reshape(len(targets), -1)[:, :T]

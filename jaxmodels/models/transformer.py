@@ -103,7 +103,8 @@ class GPT(nn.Module):
     ) -> Float[Array, "B T"]:
         """Cross-entropies in nats; the logits never stand in memory together."""
         features = self._features(tokens, segments, train, carry=False)
-        return chunked_cross_entropy(features, self._output.embedding, targets, self.chunk)
+        output = functools.partial(project, embedding=self._output.embedding)
+        return chunked_cross_entropy(output, features, targets, self.chunk)
 
     @property
     def tensor_dims(self) -> Mapping[str, int]:

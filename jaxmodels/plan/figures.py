@@ -78,8 +78,9 @@ class Plan:
         return None if self.limit is None else self.total <= self.limit
 
     def rates(self, utilisation: float) -> dict[str, float]:
-        """Examples, and tokens, per second at this share of the chip's peak."""
-        seconds = self.bounds.get("products", math.inf) / utilisation
+        """Examples, and tokens, per second at this share of the peak; at most what `bounds` let."""
+        products = self.bounds.get("products", math.inf) / utilisation
+        seconds = max(products, *self.bounds.values(), 0.0)
         return {unit: count / seconds for unit, count in self.per_step.items()}
 
     def to_json(self) -> dict[str, Any]:

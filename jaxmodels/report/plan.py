@@ -63,7 +63,9 @@ def _step(made: Mapping[str, Any]) -> dict[str, str]:
         **{f"at least, for its {k}": f"{1e3 * s:.3g} ms" for k, s in made["bounds"].items()},
     }
     for share, rates in made["rates"].items() if made["bounds"] else ():
-        shown[f"at {share} of the peak"] = ", ".join(f"{r:,.0f} {u}/s" for u, r in rates.items())
+        shown[f"at {share} of the peak, if it can"] = ", ".join(
+            f"{r:,.0f} {u}/s" for u, r in rates.items()
+        )
     if made["uncounted"]:
         shown["not counted"] = ", ".join(made["uncounted"])
     return shown
