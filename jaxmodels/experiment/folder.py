@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxmodels.experiment.bucket import CHECKPOINTS, Folder, at, check_rights, names
 from jaxmodels.experiment.claim import Experiment
 from jaxmodels.experiment.options import Options
 from jaxmodels.train.checkpoint import Checkpoints
@@ -26,7 +27,6 @@ from jaxmodels.typing import UserError
 
 CONFIG = "config.json"
 RESULTS = "results.json"
-CHECKPOINTS = "checkpoints"
 PACKAGES = "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"
 
 BINDING_OPTIONS = "seed", "precision", "accumulate"
@@ -42,7 +42,7 @@ def open_folder(
     hyperparameters: Mapping[str, Any],
     experiment: Experiment,
     options: Options,
-) -> Path:
+) -> Folder:
     """The folder of a new run, or of the one in `--out` if it is the same experiment's.
 
     Raises:
@@ -60,7 +60,7 @@ def open_folder(
 
     def opened() -> str:
         now = f"{datetime.datetime.now():%Y%m%d-%H%M%S}"
-        folder = options.out or Path("runs") / make.__name__ / now
+        folder = at(options.out or f"runs/{make.__name__}/{now}")
         _make(folder)
         _refuse_other(folder, config)
         for name, content in experiment.files.items():
@@ -69,12 +69,12 @@ def open_folder(
         return str(folder)
 
     # One process for all: their clocks differ, and so does what each would find in the folder.
-    return Path(from_first(opened))
+    return at(from_first(opened))
 
 
 def results(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """The figures that a finished run measured, by name, such as `test/error`."""
-    path = Path(folder) / RESULTS
+    path = at(folder) / RESULTS
     if not path.exists():
         raise UserError(f"{folder} holds no {RESULTS}: no run, or none that has finished")
     return {
@@ -93,35 +93,37 @@ def params(folder: str | os.PathLike[str], part: str = "params") -> Any:
     Raises:
         UserError: no run is there, or no good checkpoint, or no such part.
     """
-    checkpoints = Path(folder) / CHECKPOINTS
+    checkpoints = at(folder) / CHECKPOINTS
     if not checkpoints.is_dir():
         raise UserError(f"{folder} holds no {CHECKPOINTS}: no run, or none that saved its state")
     return Checkpoints(checkpoints).read_latest(part)
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Folder, content: Mapping[str, Any]) -> None:
     """Write in one stroke: a reader, or a kill, never meets half a file."""
     _write(path, json.dumps(_plain(content), indent=2) + "\n")
 
 
-def continuation(folder: Path) -> str:
+def continuation(folder: Folder) -> str:
     """The command that goes on with the run in `folder`."""
     given = any(argument.partition("=")[0] == "--out" for argument in sys.argv)
     arguments = sys.argv if given else [*sys.argv, "--out", str(folder)]
     return shlex.join(["uv", "run", *arguments])
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Folder, text: str) -> None:
     new = _partial(path)
     new.write_text(text, encoding="utf-8")
-    os.replace(new, path)
+    new.replace(path)
 
 
-def _partial(path: Path) -> Path:
+def _partial(path: Folder) -> Folder:
     return path.with_suffix(".tmp")
 
 
-def _make(folder: Path) -> None:
+def _make(folder: Folder) -> None:
+    if not isinstance(folder, Path):
+        return check_rights(_partial(folder / CONFIG))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
@@ -132,10 +134,10 @@ def _make(folder: Path) -> None:
         raise UserError(f"--out {folder} is not writable; choose another folder or its rights")
 
 
-def _refuse_other(folder: Path, config: Mapping[str, Any]) -> None:
+def _refuse_other(folder: Folder, config: Mapping[str, Any]) -> None:
     path = folder / CONFIG
     if not path.exists():
-        if any(found.name != _partial(path).name for found in folder.iterdir()):
+        if names(folder) - {_partial(path).name}:
             raise UserError(
                 f"--out {folder} is not empty and holds no {CONFIG}, so it is no run's folder; "
                 "choose a new one"
@@ -154,7 +156,7 @@ def _refuse_other(folder: Path, config: Mapping[str, Any]) -> None:
         )
 
 
-def _keep(path: Path, content: str) -> None:
+def _keep(path: Folder, content: str) -> None:
     """Write the file, or make sure that what the run began with is the same."""
     if path.exists() and _begun(path.parent):
         there = path.read_text(encoding="utf-8")
@@ -170,7 +172,7 @@ def _keep(path: Path, content: str) -> None:
     _write(path, content)
 
 
-def _begun(folder: Path) -> bool:
+def _begun(folder: Folder) -> bool:
     """Whether it has checkpoints: a run that failed before its first one is free to be changed."""
     return any((folder / CHECKPOINTS).glob("*"))
 

@@ -31,12 +31,12 @@ def print_plan(
     with declared.instead_of_data():
         experiment = make(**hyperparameters)
     made = plan_for(experiment, options, target)
-    print(plan.lines(made))
+    print(report.plan_lines(made.to_json()))
     changes = tried(experiment, options, target) if made.fits is False else iter(())
     instead = []
     for told, other in changes:
         instead.append({"change": told, **other.to_json()})
-        print(f"\nwith {written(told)}:\n{plan.lines(other)}")
+        print(f"\nwith {written(told)}:\n{report.plan_lines(other.to_json())}")
         if other.fits:
             break
     with mirrored(folder) as mirror:

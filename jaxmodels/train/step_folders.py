@@ -26,6 +26,8 @@ class StepFolders:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         """`folder` is a path or an address such as `gs://bucket/run`."""
         self.folder = _absolute(folder)
+        if _in_bucket(self.folder):
+            return  # There folders are but parts of names; asked for one, gcsfs makes a bucket.
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -121,7 +123,7 @@ class StepFolders:
 
     def free(self) -> str:
         """Free space, for people."""
-        if "://" in os.fspath(self.folder):
+        if _in_bucket(self.folder):
             return "an unknown number of bytes"
         return f"{shutil.disk_usage(self.folder).free / 1e6:,.0f} MB"
 
@@ -145,12 +147,21 @@ class StepFolders:
         return self.folder / f"{step}.json"
 
     def _names(self) -> set[str]:
-        return {path.name for path in self.folder.iterdir()}
+        try:
+            return {path.name for path in self.folder.iterdir()}
+        except FileNotFoundError:
+            if _in_bucket(self.folder):
+                return set()
+            raise
 
 
 def _absolute(folder: str | os.PathLike[str]) -> epath.Path:
     path = epath.Path(folder)
-    return path if "://" in os.fspath(path) else path.resolve()
+    return path if _in_bucket(path) else path.resolve()
+
+
+def _in_bucket(folder: epath.Path) -> bool:
+    return "://" in os.fspath(folder)
 
 
 def _damaged(step: int, number: int) -> str:
