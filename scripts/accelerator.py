@@ -55,7 +55,7 @@ Flag = Literal[
     "preallocated",
 ]
 
-FLAGS: dict[Flag, dict[str, str]] = {
+FLAGS: dict[str, dict[str, str]] = {
     "latency-hiding": {"XLA_FLAGS": "--xla_gpu_enable_latency_hiding_scheduler=true"},
     "command-buffers": {
         "XLA_FLAGS": "--xla_gpu_graph_min_graph_size=1 --xla_gpu_enable_command_buffer="
@@ -186,8 +186,9 @@ class Result:
 
     def utilisation(self, peak: float | None, seconds: float | None) -> float | None:
         """The share of the peak that takes so long; None where one of them is unknown."""
-        known = peak and seconds and self.operations
-        return self.operations / (seconds * peak) if known else None
+        if not (peak and seconds and self.operations):
+            return None
+        return self.operations / (seconds * peak)
 
 
 def accelerator(options: Options) -> list[Result]:
@@ -211,8 +212,9 @@ def cases(options: Options) -> list[Case]:
     sizes, found = TINY if options.tiny else Sizes(), []
     for name in options.workloads:
         rows = (options.batch_size,) if options.batch_size else dict(sizes.rows)[name]
-        variants = itertools.product(options.losses, options.attention, options.unroll)
-        each = variants if name == "gpt2" else [()]
+        each: list[Any] = [()]
+        if name == "gpt2":
+            each = list(itertools.product(options.losses, options.attention, options.unroll))
         found += [Case(name, sizes, n, *variant) for variant in each for n in rows]
     return found
 

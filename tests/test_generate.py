@@ -14,6 +14,7 @@ from jaxmodels.generate.choosers import nucleus
 from jaxmodels.generate.decoder import check_lengths
 from jaxmodels.models import rnn, transformer
 from jaxmodels.models.attention_rnn import AttentionTranslator
+from jaxmodels.precision import Cast
 from jaxmodels.tokens import until
 from jaxmodels.typing import UserError
 
@@ -138,6 +139,13 @@ def test_with_cache_is_without_cache(case):
         assert found.dtype == jnp.int32
         np.testing.assert_array_equal(found, expected)
     assert len(np.unique(found)) > 3
+
+
+@pytest.mark.parametrize("case", ["rnn", "gpt"], indirect=True)
+def test_in_bfloat16_a_cache_changes_nothing_either(case):
+    model, variables = case
+    arguments = Cast(model), variables, tokens(), 6, KEY, generate.greedy
+    np.testing.assert_array_equal(generate.sample(*arguments), without_cache(*arguments))
 
 
 @pytest.mark.parametrize("case", ["rnn", "gpt"], indirect=True)

@@ -95,7 +95,7 @@ class SelfAttention(nn.Module):
             for row, new in zip(rows, (k, v), strict=True):
                 row.value = _written(row.value, new, positions[:, 0])
         where = jnp.broadcast_to(jnp.arange(S)[None], (len(positions), S))
-        return where, rows[0].value, rows[1].value
+        return where, rows[0].value.astype(k.dtype), rows[1].value.astype(v.dtype)
 
 
 class CrossAttention(nn.Module):
