@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from jaxmodels.experiment import Options, train
+from jaxmodels.experiment.cli import use_compilation_cache
 
 FILES = sorted((Path(__file__).parent.parent / "experiments").glob("*.py"))
 
@@ -63,7 +64,16 @@ def test_an_experiment_is_a_short_claim(path):
     assert documented == list(inspect.signature(make).parameters)
 
 
+@pytest.fixture(scope="module")
+def compiled_once():
+    """Programs are kept: the second and the third run of an experiment compile nothing."""
+    use_compilation_cache("auto")
+    yield
+    use_compilation_cache("off")
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.usefixtures("compiled_once")
 def test_two_steps_resumed_equal_two_steps_in_a_row(path, tmp_path):
     claim = load(path)(**SMALL[path.stem], steps=20, batch_size=8)
 

@@ -101,6 +101,9 @@ TABLE = {
     ),
 }
 ATTENTION = {"gpt", "gpt chunked", "llama", "translator"}
+QUICK = {"mlp", "convnet", "resnet cifar", "carried", "gru translator", "gpt chunked", "vae"}
+QUICK |= {"translator", "conv vae"}
+"""One of each family; the others take as long."""
 DENSE = ATTENTION | {"mlp", "lenet", "autoencoder", "vae", "conditional vae", "hierarchical vae"}
 """Those in which most params are in layers that `tensor` splits."""
 
@@ -141,10 +144,13 @@ def on_one_device(name):
     return losses(name, ONE)[0]
 
 
+def marks(name, mesh):
+    return [] if mesh == MESHES[2] and name in QUICK else [pytest.mark.slow]
+
+
 def on(mesh):
-    others = [] if mesh == MESHES[2] else [pytest.mark.slow]
     return [
-        pytest.param(name, mesh, marks=others, id=f"{name}-{mesh}")
+        pytest.param(name, mesh, marks=marks(name, mesh), id=f"{name}-{mesh}")
         for name in TABLE
         if "sequence" not in mesh or name in ATTENTION
     ]

@@ -5,10 +5,9 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
-from jaxmodels import objectives, sharding, train
+from jaxmodels import objectives
 from jaxmodels.layers import attention, positions
 from jaxmodels.layers.blocks import Block
 from jaxmodels.losses import chunked_cross_entropy, cross_entropy
@@ -298,28 +297,6 @@ def test_label_smoothing_reports_the_plain_loss_too():
     smoothed, aux = jax.jit(objectives.seq2seq(PAIR, 0.1))(params, {}, batch, key(0))
     assert float(aux.scalars["cross_entropy"]) == pytest.approx(float(plain))
     assert float(smoothed) != float(plain)
-
-
-# Meshes
-
-
-@pytest.mark.parametrize("spec", ["data=8", "fsdp=8", "data=2,fsdp=2,tensor=2"])
-def test_a_step_on_a_mesh_is_the_step_of_one_device(spec):
-    model = gpt(64, 16, 64, 2, 4)
-    batch = {name: jnp.arange(128).reshape(8, 16) % 60 for name in ("tokens", "targets")}
-    objective, optimizer = objectives.next_token(model), optax.adam(1e-2)
-
-    def losses(mesh):
-        state = train.init(jax.random.key(0), objective, optimizer, batch, mesh)
-        step = train.make_step(objective, optimizer)
-        found = []
-        for _ in range(3):
-            state, scalars = step(state, sharding.feed(jax.device_get(batch), mesh))
-            found.append(float(scalars["loss"]))
-        return found
-
-    one = losses(sharding.mesh(devices=jax.devices()[:1]))
-    np.testing.assert_allclose(losses(sharding.mesh(spec)), one, rtol=2e-5)
 
 
 # Sizes and mistakes

@@ -1,12 +1,14 @@
 """What a compiled training step tells of memory, time and traffic."""
 
+import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 
 from jaxmodels import flops, tree
@@ -104,8 +106,10 @@ def plan(step: Any, state: Any, example: Mapping[str, Any], mesh: Mesh, target: 
         for name, x in example.items()
     }
     counted = flops.count(step, state, batch)
+    lowered = step.lower(state, batch)
     begun = time.perf_counter()
-    compiled = step.lower(state, batch).compile()
+    with _uncached():
+        compiled = lowered.compile()
     seconds = time.perf_counter() - begun
     memory = _memory(compiled.memory_analysis(), state, batch)
     traffic = tuple(collectives.found(compiled.as_text()))
@@ -129,6 +133,19 @@ def plan(step: Any, state: Any, example: Mapping[str, Any], mesh: Mesh, target: 
         ),
         compilation=seconds,
     )
+
+
+@contextlib.contextmanager
+def _uncached() -> Iterator[None]:
+    """Without the persistent cache: what is there for absent devices cannot be read back."""
+    enabled = jax.config.jax_enable_compilation_cache  # pyright: ignore[reportAttributeAccessIssue]
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # else jax has settled on using one
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", enabled)
+        compilation_cache.reset_cache()
 
 
 def _memory(analysis: Any, state: Any, batch: Any) -> dict[str, int]:
