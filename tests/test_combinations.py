@@ -67,7 +67,7 @@ def cases():
             yield pytest.param(name, mesh, marks=[] if quick else pytest.mark.slow)
 
 
-@pytest.mark.parametrize(("name", "mesh"), cases())
+@pytest.mark.parametrize(("name", "mesh"), list(cases()))
 def test_each_goes_with_each_mesh(name, mesh, monkeypatch):
     monkeypatch.setattr(rules, "FSDP_MIN_SIZE", 1)
     found = losses(*TABLE[name], sharding.mesh(mesh))
