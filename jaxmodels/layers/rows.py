@@ -7,8 +7,6 @@ from jax.sharding import AxisType, PartitionSpec
 
 from jaxmodels.typing import BATCH_AXES, Array
 
-AUTO = AxisType.Auto
-
 
 def rows(x: Array) -> Array:
     """x (B, T, ...) with its rows split as the batch's are, and its tokens over `sequence`.
@@ -20,7 +18,8 @@ def rows(x: Array) -> Array:
     """
     mesh = jax.sharding.get_abstract_mesh()
     # Within `shard_map` an axis is no longer the partitioner's: each device has its own rows.
-    free = {a for a, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind == AUTO}
+    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    free = {axis for axis, kind in kinds if kind == AxisType.Auto}
     batch = tuple(axis for axis in BATCH_AXES if axis in free)
     if not batch or x.shape[0] % math.prod(mesh.shape[axis] for axis in batch):
         return x
