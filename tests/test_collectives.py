@@ -28,12 +28,7 @@ def sent(mesh):
     example = {"tokens": tokens, "targets": tokens}
     rule = sharding.tensor(MODEL.tensor_dims)
     state = train.abstract(objective, optimizer, example, mesh, rule)
-    batch = {
-        name: jax.ShapeDtypeStruct(
-            (B, T), jnp.int32, sharding=sharding.part_sharding(name, (B, T), mesh)
-        )
-        for name in example
-    }
+    batch = sharding.abstract_batch(example, mesh)
     step = train.placed_step(train.update(objective, optimizer), state)
     found = collections.Counter()
     for kind, shapes, times in each(step.lower(state, batch).compile().as_text()):

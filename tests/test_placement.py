@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from jaxmodels import objectives, sharding, train, tree
+from jaxmodels.experiment.claim import tensor_dims
 from jaxmodels.layers.cells import GRU, LSTM
 from jaxmodels.layers.recurrent import Recurrent
 from jaxmodels.models import autoencoder, resnet, transformer, vae
@@ -108,13 +109,6 @@ DENSE = ATTENTION | {"mlp", "lenet", "autoencoder", "vae", "conditional vae", "h
 """Those in which most params are in layers that `tensor` splits."""
 
 
-def rule_of(objective):
-    model = objective.model
-    while not hasattr(model, "tensor_dims") and hasattr(model, "model"):
-        model = model.model
-    return sharding.tensor(getattr(model, "tensor_dims", {}))
-
-
 OPTIMIZER = optax.adam(1e-2)
 ONE = sharding.mesh(devices=jax.devices()[:1])
 
@@ -129,7 +123,7 @@ def losses(name, mesh, steps=3):
     """The losses of a few steps, and the last state."""
     objective, batch = TABLE[name]
     begin = beginning(name)
-    placed = sharding.place(begin, mesh, rule_of(objective))
+    placed = sharding.place(begin, mesh, sharding.tensor(tensor_dims(objective)))
     state = jax.device_put(jax.tree.map(jnp.copy, begin), placed)  # the step's to give away
     step = train.make_step(objective, OPTIMIZER)
     found = []

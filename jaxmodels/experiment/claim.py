@@ -70,7 +70,7 @@ class Experiment:
     @property
     def placement(self) -> Rule:
         """The rule by which params and optimizer state are placed."""
-        return self.rule or tensor(_tensor_dims(self.objective))
+        return self.rule or tensor(tensor_dims(self.objective))
 
     @property
     def prepared_objective(self) -> Any:
@@ -102,7 +102,7 @@ class Experiment:
                 )
 
 
-def _tensor_dims(part: Any) -> Mapping[str, int]:
+def tensor_dims(part: Any) -> Mapping[str, int]:
     """What the innermost model in an objective, or another wrapper, says of itself."""
     while not hasattr(part, "tensor_dims") and hasattr(part, "model"):
         part = part.model

@@ -14,19 +14,24 @@ from jax.sharding import Mesh
 from jaxmodels import flops, tree
 from jaxmodels.plan import collectives
 from jaxmodels.plan.target import Target
-from jaxmodels.sharding import part_sharding
+from jaxmodels.sharding import abstract_batch
+from jaxmodels.sharding.rules import FSDP_MIN_SIZE
 
 UTILISATIONS = 0.4, 0.6
 
 
 @dataclasses.dataclass(frozen=True)
 class Placed:
-    """Where a parameter is: `spec` names each dimension's axis, `bytes` are a device's share."""
+    """Where a parameter is: `spec` names each dimension's axis, `bytes` are a device's share.
+
+    It is `undivided` if the mesh has an axis to split it by, and it is large, but whole.
+    """
 
     path: str
     shape: tuple[int, ...]
     spec: tuple[Any, ...]
     bytes: int
+    undivided: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,10 +106,7 @@ def plan(step: Any, state: Any, example: Mapping[str, Any], mesh: Mesh, target: 
         mesh: over the target's devices.
         target: what is compiled for.
     """
-    batch = {
-        name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=part_sharding(name, x.shape, mesh))
-        for name, x in example.items()
-    }
+    batch = abstract_batch(example, mesh)
     counted = flops.count(step, state, batch)
     lowered = step.lower(state, batch)
     begun = time.perf_counter()
@@ -127,10 +129,7 @@ def plan(step: Any, state: Any, example: Mapping[str, Any], mesh: Mesh, target: 
         bounds=_bounds(counted.matmul / mesh.size, memory, traffic, target),
         per_step=_per_step(example),
         traffic=traffic,
-        placement=tuple(
-            Placed(path, leaf.shape, tuple(leaf.sharding.spec), _share(leaf))
-            for path, leaf in tree.named_leaves(state.params)
-        ),
+        placement=tuple(_placed(*named) for named in tree.named_leaves(state.params)),
         compilation=seconds,
     )
 
@@ -165,6 +164,12 @@ def _memory(analysis: Any, state: Any, batch: Any) -> dict[str, int]:
     )
     held["temporaries"] = max(0, whole - sum(held.values()))
     return {**held, "program": analysis.generated_code_size_in_bytes}
+
+
+def _placed(path: str, leaf: Any) -> Placed:
+    spec = tuple(leaf.sharding.spec)
+    splits = leaf.sharding.mesh.shape.get("fsdp", 1) > 1 and leaf.size >= FSDP_MIN_SIZE
+    return Placed(path, leaf.shape, spec, _share(leaf), undivided=splits and not any(spec))
 
 
 def _share(leaf: Any) -> int:

@@ -1,25 +1,18 @@
 """A plan as a page and as text: what a step takes on devices that are not here."""
 
 import html
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxmodels.report.page import Section
 from jaxmodels.report.tables import facts, table
 
-SMALL = 4096
-"""Arrays of fewer numbers are whole on every device, as `sharding.fsdp` places them."""
-
 
 def plan_lines(made: Mapping[str, Any]) -> str:
     """A plan's JSON as text for a terminal."""
     rows = [*_verdict(made).items(), *_memory(made).items(), *_step(made).items()]
     rows += [(kind, f"{times} times, {size}") for kind, times, size in _traffic(made)]
-    rows += [
-        (leaf["path"], f"{_shape(leaf)}, {_split(leaf, made['mesh'])}")
-        for leaf in made["placement"]
-    ]
+    rows += [(leaf["path"], f"{_shape(leaf)}, {_split(leaf)}") for leaf in made["placement"]]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
@@ -96,7 +89,7 @@ def _placement(made: Mapping[str, Any]) -> str:
         (
             f"<code>{html.escape(leaf['path'])}</code>",
             _shape(leaf),
-            _split(leaf, made["mesh"]),
+            _split(leaf),
             _size(leaf["bytes"]),
         )
         for leaf in made["placement"]
@@ -108,16 +101,10 @@ def _shape(leaf: Mapping[str, Any]) -> str:
     return " × ".join(map(str, leaf["shape"])) or "scalar"
 
 
-def _split(leaf: Mapping[str, Any], mesh: Mapping[str, int]) -> str:
+def _split(leaf: Mapping[str, Any]) -> str:
     pairs = zip(leaf["shape"], leaf["spec"], strict=False)  # a spec may be shorter
     named = [f"{size} over {axis}" for size, axis in pairs if axis]
-    return ", ".join(named) or ("whole: undivided" if _undivided(leaf, mesh) else "whole")
-
-
-def _undivided(leaf: Mapping[str, Any], mesh: Mapping[str, int]) -> bool:
-    """Whether it is whole although it is large, and the mesh has an axis to split it."""
-    large = math.prod(leaf["shape"]) >= SMALL
-    return not any(leaf["spec"]) and large and mesh.get("fsdp", 1) > 1
+    return ", ".join(named) or ("whole: undivided" if leaf["undivided"] else "whole")
 
 
 def _size(size: int) -> str:

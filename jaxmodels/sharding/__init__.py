@@ -3,7 +3,7 @@
 One device, several, several hosts: the same calls.
 """
 
-from jaxmodels.sharding.feed import feed, local_rows, stream
+from jaxmodels.sharding.feed import abstract_batch, feed, local_rows, stream
 from jaxmodels.sharding.hosts import start
 from jaxmodels.sharding.mesh import (
     batch_axes,
@@ -18,6 +18,7 @@ from jaxmodels.sharding.rules import Rule, fsdp, match, place, replicate, tensor
 
 __all__ = [
     "Rule",
+    "abstract_batch",
     "batch_axes",
     "batch_sharding",
     "batch_shards",

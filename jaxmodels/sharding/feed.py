@@ -64,6 +64,14 @@ def feed(batch: Batch, mesh: Mesh, leading: int = 0) -> Any:
     return tree.map_named(placed, batch)
 
 
+def abstract_batch(example: Batch, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes, dtypes and shardings of what `feed` gives for batches like this one."""
+    return {
+        name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=part_sharding(name, x.shape, mesh))
+        for name, x in example.items()
+    }
+
+
 def stream(
     batches: Readable, mesh: Mesh, start: int, stop: int, per_call: int | None = None
 ) -> Iterator[Any]:
