@@ -28,6 +28,7 @@ import tyro
 from workloads import WORKLOADS, Workload, images
 
 from jaxmodels import generate, sharding, train, tree
+from jaxmodels.experiment.heap import keep_freed_memory
 from jaxmodels.models import transformer
 from jaxmodels.train.checkpoint import Checkpoints
 
@@ -57,6 +58,7 @@ def benchmark(
         seconds: how long a turn is, about.
         megabytes: size of the state of the checkpoint measurements.
     """
+    keep_freed_memory()
     measure = {
         "steps": lambda: steps(workloads, batch_size, turns, seconds, compiled),
         "decoding": lambda: decoding(turns, seconds),

@@ -16,6 +16,7 @@ from jaxmodels import sharding
 from jaxmodels.data import cache
 from jaxmodels.experiment.claim import Experiment
 from jaxmodels.experiment.folder import open_folder
+from jaxmodels.experiment.heap import keep_freed_memory
 from jaxmodels.experiment.options import Options
 from jaxmodels.experiment.training import Outcome, check, train
 from jaxmodels.train import Diverged
@@ -42,6 +43,7 @@ def run(make: Callable[..., Experiment], argv: Sequence[str] | None = None) -> O
             `signals.together`.
     """
     hyperparameters, options = parse(make, argv)
+    keep_freed_memory()
     try:
         if options.plan is not None:
             check_steps(hyperparameters)
