@@ -284,7 +284,11 @@ def test_a_slice_that_is_refused_ends_it(cloud):
 
 @contextlib.contextmanager
 def launching(cloud):
-    """A launcher at work; killed at the end."""
+    """A launcher at work; killed at the end.
+
+    It hears Ctrl-C even where a shell has started the tests in the background, which ignore it.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(
         [cloud / "checkout/scripts/launch_tpu_vm.sh", *SLICE.split(), "--", *RUN.split()],
         env=environment(cloud),
@@ -292,6 +296,7 @@ def launching(cloud):
         stderr=subprocess.STDOUT,
         text=True,
     ) as launcher:
+        signal.signal(signal.SIGINT, before)
         assert launcher.stdout
         yield launcher, launcher.stdout
         launcher.kill()
