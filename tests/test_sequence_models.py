@@ -186,7 +186,9 @@ def test_sharded_equals_replicated(case):
 
 
 def test_four_examples_can_be_learnt_by_heart(case):
-    inputs, optimizer = tuple(x[:4] for x in case.inputs), optax.adam(1e-2)
+    inputs = tuple(x[:4] for x in case.inputs)
+    # At a constant rate the loss leaps now and then, the last step as well as any.
+    optimizer = optax.adam(optax.cosine_decay_schedule(1e-2, 300))
 
     def loss(params, **options):
         return loss_of(case.model.apply({"params": params}, *inputs, **options))
@@ -200,7 +202,7 @@ def test_four_examples_can_be_learnt_by_heart(case):
             updates, moments = optimizer.update(grads, moments)
             return optax.apply_updates(params, updates), moments
 
-        return jax.lax.fori_loop(0, 200, step, (params, optimizer.init(params)))[0]
+        return jax.lax.fori_loop(0, 300, step, (params, optimizer.init(params)))[0]
 
     assert loss(learn(case.variables["params"])) < 0.02
 
