@@ -22,7 +22,7 @@ SMALL = {
     "copy_memory": {"blanks": 5},
     "gpt_shakespeare": {
         "dataset": "stdlib",
-        "context": 16,
+        "context": 64,
         "width": 16,
         "depth": 1,
         "num_heads": 2,
@@ -32,7 +32,7 @@ SMALL = {
     "iwae_mnist": {"dataset": "digits", "samples": 2, "judged_by": 50},
     "lenet_mnist": {"dataset": "digits"},
     "lstm_addition": {"digits": 1, "width": 16},
-    "lstm_ptb": {"dataset": "stdlib", "length": 5, "min_count": 100},
+    "lstm_ptb": {"dataset": "stdlib", "length": 35, "min_count": 100},
     "mlp_mnist": {"dataset": "digits", "widths": (16, 16)},
     "resnet_cifar10": {"dataset": "digits", "depth": 8},
     "transformer_multi30k": {"dataset": "numbers", "width": 32, "depth": 1, "beam_size": 1},
@@ -77,16 +77,18 @@ def compiled_once():
 def test_two_steps_resumed_equal_two_steps_in_a_row(path, tmp_path):
     claim = load(path)(**SMALL[path.stem], steps=20, batch_size=8)
 
-    def run(folder, steps):
+    def run(folder, steps, claim):
         folder.mkdir(exist_ok=True)
         described = {"experiment": path.stem, "claim": path.stem}
         (folder / "config.json").write_text(json.dumps(described))
         return train(dataclasses.replace(claim, steps=steps), Options(), folder)
 
-    whole = run(tmp_path / "whole", 2)
-    run(tmp_path / "parts", 1)
-    parts = run(tmp_path / "parts", 2)
+    # Only what is looked at is judged.
+    unjudged = dataclasses.replace(claim, evaluate={}, published={}, pictures=lambda *_: ())
+    whole = run(tmp_path / "whole", 2, unjudged)
+    run(tmp_path / "parts", 1, unjudged)
+    parts = run(tmp_path / "parts", 2, claim)
     jax.tree.map(np.testing.assert_array_equal, whole.state.params, parts.state.params)
     jax.tree.map(np.testing.assert_array_equal, whole.state.collections, parts.state.collections)
     assert (tmp_path / "parts" / "report.html").stat().st_size > 5_000
-    assert set(whole.figures) >= set(claim.published)
+    assert set(parts.figures) >= set(claim.published)
