@@ -29,11 +29,6 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 install_import_hook("jaxmodels", "beartype.beartype")
 
-# As in a run, and in the processes that tests start.
-from jaxmodels.experiment.heap import keep_freed_memory  # noqa: E402
-
-keep_freed_memory()
-
 # For the runs in this session and the processes that it starts; the user's own stays as it is.
 os.environ["JAXMODELS_CACHE"] = tempfile.mkdtemp(prefix="jaxmodels-cache-")
 atexit.register(shutil.rmtree, os.environ["JAXMODELS_CACHE"], ignore_errors=True)
