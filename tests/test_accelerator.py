@@ -12,7 +12,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
 import accelerator
-from accelerator import FLAGS, Case, Options, Result, Sizes
+from accelerator import Case, Options, Result, Sizes
+from xla_flags import FLAGS
 
 from jaxmodels.layers import attention
 
