@@ -45,6 +45,7 @@ from jaxmodels.precision import Cast
 Name = Literal["gpt2", "resnet50", "decode"]
 Loss = Literal["whole", "chunks"]
 Kernel = Literal["chosen", "xla", "cudnn"]
+
 BASE = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 """By default jax takes three quarters of the memory, and PyTorch has to fit beside it."""
 

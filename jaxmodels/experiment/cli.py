@@ -43,7 +43,6 @@ def run(make: Callable[..., Experiment], argv: Sequence[str] | None = None) -> O
             `signals.together`.
     """
     hyperparameters, options = parse(make, argv)
-    keep_freed_memory()
     try:
         if options.plan is not None:
             check_steps(hyperparameters)
@@ -52,6 +51,7 @@ def run(make: Callable[..., Experiment], argv: Sequence[str] | None = None) -> O
 
             print_plan(make, hyperparameters, options)
             raise SystemExit(0)
+        keep_freed_memory()
         sharding.start(options.coordinator, options.processes, options.process_id)
         use_compilation_cache(options.compilation_cache)
         check_steps(hyperparameters)
