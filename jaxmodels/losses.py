@@ -57,6 +57,14 @@ def chunked_cross_entropy(
     return jnp.moveaxis(losses, 0, 2).reshape(len(targets), -1)[:, :T]
 
 
+def flat(images: Float[Array, "B *image"]) -> Float[Array, "B values"]:
+    """The values of each image along one axis, in float32, to be summed.
+
+    XLA's CPU compiler computes a sum over (H, W, 1) value by value, 60 times slower.
+    """
+    return images.reshape(len(images), -1).astype(jnp.float32)
+
+
 def binary_cross_entropy(
     logits: Float[Array, "*#any"], targets: Float[Array, "*#any"]
 ) -> Float[Array, "*any"]:

@@ -299,7 +299,9 @@ def test_of_two_layers_too_the_estimate_is_the_integral():
     p_lower = (stats.norm.pdf(grid) * given).sum(axis=0) * step
     np.testing.assert_allclose(p_lower.sum() * 30 / 600, 1, rtol=1e-3)
     p = np.asarray(
-        model.apply({"params": params}, below, method=lambda m, z: m.likelihood.mean(m.decoder(z)))
+        model.apply(
+            {"params": params}, below, method=lambda m, z: m.likelihood.expected(m.decoder(z))
+        )
     ).reshape(601, 9)
     x_flat = np.asarray(x).reshape(4, 1, 9)
     p_x = np.prod(np.where(x_flat, p, 1 - p), axis=-1)  # (image, lower)

@@ -53,7 +53,7 @@ def kl_between(
 
 
 def gaussian_log_prob(
-    x: Float[Array, "*any"], mean: Float[Array, "*any"], log_variance: Float[Array, "*any"]
+    x: Float[Array, "*#any"], mean: Float[Array, "*#any"], log_variance: Float[Array, "*#any"]
 ) -> Float[Array, "*any"]:
     """log N(x; mean, variance) of each element."""
     x, mean, log_variance = _wide(x, mean, log_variance)
@@ -71,9 +71,9 @@ def bernoulli_log_prob(x: Float[Array, "*#any"], logits: Float[Array, "*#any"]) 
 
 
 def discretized_logistic_log_prob(
-    x: Float[Array, "*any"],
-    mean: Float[Array, "*any"],
-    log_scale: Float[Array, "*any"],
+    x: Float[Array, "*#any"],
+    mean: Float[Array, "*#any"],
+    log_scale: Float[Array, "*#any"],
     levels: int = 256,
 ) -> Float[Array, "*any"]:
     """Log-probability of each element of x, which is one of 0, 1/(levels - 1), ..., 1.
@@ -102,36 +102,34 @@ class Likelihood:
     Attributes:
         parameters: how many numbers a decoder computes for each value; they lie one after the
             other along the last axis, each C wide.
-        log_prob: of values (..., C), given outputs (..., parameters * C), for each value.
-        mean: the expected values, given the outputs.
+        log_prob: of values, given an array of each parameter, for each value.
+        mean: the expected values, given the same arrays.
     """
 
     parameters: int
-    log_prob: Callable[[Array, Array], Array]
-    mean: Callable[[Array], Array]
+    log_prob: Callable[..., Array]
+    mean: Callable[..., Array]
+
+    def split(self, outputs: Array) -> list[Array]:
+        """Take a decoder's outputs (..., parameters * C) apart, into arrays (..., C)."""
+        return jnp.split(outputs, self.parameters, axis=-1)
+
+    def expected(self, outputs: Array) -> Array:
+        """Compute the expected values (..., C) from a decoder's outputs."""
+        return self.mean(*self.split(outputs))
 
 
-def _gaussian(x: Array, outputs: Array) -> Array:
-    mean, log_variance = jnp.split(outputs, 2, axis=-1)
-    return gaussian_log_prob(jnp.broadcast_to(x, mean.shape), mean, log_variance)
-
-
-def _logistic(x: Array, outputs: Array) -> Array:
-    mean, log_scale = jnp.split(outputs, 2, axis=-1)
-    return discretized_logistic_log_prob(jnp.broadcast_to(x, mean.shape), mean, log_scale)
-
-
-def _first_half(outputs: Array) -> Array:
-    return jnp.split(outputs, 2, axis=-1)[0]
+def _location(mean: Array, _: Array) -> Array:
+    return mean
 
 
 bernoulli = Likelihood(1, bernoulli_log_prob, jax.nn.sigmoid)
 """Of values in 0..1: a decoder computes logits."""
 
-gaussian = Likelihood(2, _gaussian, _first_half)
+gaussian = Likelihood(2, gaussian_log_prob, _location)
 """A density, which may be above 1: a decoder computes means and log-variances."""
 
-logistic = Likelihood(2, _logistic, _first_half)
+logistic = Likelihood(2, discretized_logistic_log_prob, _location)
 """Of bytes over 255: a decoder computes means and log-scales."""
 
 

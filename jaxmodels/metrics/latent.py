@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Float
 
 from jaxmodels.inputs import image_input
-from jaxmodels.losses import binary_cross_entropy
+from jaxmodels.losses import binary_cross_entropy, flat
 from jaxmodels.metrics.evaluation import Evaluation, Figures, Totals, count
 from jaxmodels.typing import Array, Batch, Model, UserError
 
@@ -75,12 +75,12 @@ def reconstruction(model: Model, split: Any) -> Evaluation:
     """
 
     def statistics(logits: Float[Array, "B H W C"], batch: Batch) -> dict[str, Array]:
-        logits, image = logits.astype(jnp.float32), batch["image"].astype(jnp.float32)
+        logits, image = flat(logits), flat(batch["image"])
         entropy = binary_cross_entropy(logits, image)
         error = jnp.square(jax.nn.sigmoid(logits) - image)
         return {
-            "cross_entropy": _sum(entropy.sum(axis=(1, 2, 3)), batch["mask"]),
-            "squared_error": _sum(error.sum(axis=(1, 2, 3)), batch["mask"]),
+            "cross_entropy": _sum(entropy.sum(axis=-1), batch["mask"]),
+            "squared_error": _sum(error.sum(axis=-1), batch["mask"]),
             **_counts(batch),
         }
 

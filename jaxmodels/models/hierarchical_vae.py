@@ -77,14 +77,14 @@ class HierarchicalVAE(nn.Module):
         """Compute the expected images (B, H, W, C), the layers below at their means."""
         for prior in reversed(self.priors):
             z = prior(z)[0]
-        return self.likelihood.mean(self.decoder(z))  # pyright: ignore[reportCallIssue]
+        return self.likelihood.expected(self.decoder(z))  # pyright: ignore[reportCallIssue]
 
     def sample(self, count: int) -> Array:
         """Draw the latents from the top down, and give their expected images (count, H, W, C)."""
         z = jax.random.normal(self.make_rng("sample"), (count, self.posteriors[-1].latents))
         for prior in reversed(self.priors):
             z = stochastic.reparameterize(self.make_rng("sample"), *prior(z))
-        return self.likelihood.mean(self.decoder(z))  # pyright: ignore[reportCallIssue]
+        return self.likelihood.expected(self.decoder(z))  # pyright: ignore[reportCallIssue]
 
 
 def burda_vae(

@@ -17,6 +17,7 @@ from jaxtyping import Float
 
 from jaxmodels.layers import stochastic
 from jaxmodels.layers.stochastic import Likelihood, bernoulli
+from jaxmodels.losses import flat
 from jaxmodels.models.autoencoder import (
     CODER_DIMS,
     ConvDecoder,
@@ -103,7 +104,7 @@ class VAE(nn.Module):
 
     def decode(self, z: Float[Array, "B Z"], *conditions: Array) -> Array:
         """Compute the expected images (B, H, W, C) of latents."""
-        return self.likelihood.mean(self.decoder(z, *conditions))  # pyright: ignore[reportCallIssue]
+        return self.likelihood.expected(self.decoder(z, *conditions))  # pyright: ignore[reportCallIssue]
 
     def sample(self, count: int, *conditions: Array) -> Array:
         """Draw latents from the prior, and give their expected images (count, H, W, C)."""
@@ -139,8 +140,8 @@ def pixels_log_prob(
     B, k, Z = z.shape
     conditions = tuple(jnp.repeat(condition, k, axis=0) for condition in conditions)
     outputs = decoder(z.reshape(B * k, Z), *conditions)  # pyright: ignore[reportCallIssue]
-    log_prob = likelihood.log_prob(image[:, None], outputs.reshape(B, k, *outputs.shape[1:]))
-    return log_prob.sum(axis=(2, 3, 4))
+    parameters = (flat(part).reshape(B, k, -1) for part in likelihood.split(outputs))
+    return likelihood.log_prob(flat(image)[:, None], *parameters).sum(axis=-1)
 
 
 def mlp_vae(

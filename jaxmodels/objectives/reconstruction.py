@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from jaxmodels.inputs import image_input
-from jaxmodels.losses import binary_cross_entropy
+from jaxmodels.losses import binary_cross_entropy, flat
 from jaxmodels.objectives.objective import Objective
 from jaxmodels.typing import Array, Batch, Key, Model, Scalars, UserError
 
@@ -53,8 +53,7 @@ def reconstruction(
     """
 
     def score(logits: Float[Array, "B H W C"], batch: Batch) -> tuple[Float[Array, " B"], Scalars]:
-        image = batch["image"].astype(jnp.float32)
-        return distance(logits.astype(jnp.float32), image).sum(axis=(1, 2, 3)), {}
+        return distance(flat(logits), flat(batch["image"])).sum(axis=-1), {}
 
     seeing = model if noise is None else Denoising(model, noise)
     return Objective(seeing, image_input, score)
