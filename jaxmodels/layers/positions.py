@@ -62,8 +62,9 @@ def rotary(
 ) -> Float[Array, "B T N H"]:
     """Turn each pair (i, i + H / 2) of a head by its position times base ** (-2 i / H).
 
-    Su et al. 2021, "RoFormer", section 3.2, with the pairing of Llama's weights: a query and a key
-    then see the distance between them only. In float32.
+    Su et al. 2021, "RoFormer", section 3.2: a query and a key then see the distance between them
+    only. The pairing is that of Llama's weights as Hugging Face has them (`rotate_half`); the paper
+    and Meta's own files pair (2 i, 2 i + 1). In float32.
     """
     half = x.shape[-1] // 2
     rates = jnp.asarray(base ** (-np.arange(half) / half), jnp.float32)
