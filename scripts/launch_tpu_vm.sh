@@ -20,7 +20,7 @@ readonly USAGE="scripts/launch_tpu_vm.sh --name N --zone Z --type T [OPTIONS] --
   --dry-run         print the commands, run none
 
 scripts/launch_tpu_vm.sh --name tpu --zone us-west4-a --type v5litepod-16 --spot -- \\
-  experiments/gpt_shakespeare.py --mesh data=-1 --out gs://bucket/runs/gpt
+  experiments/gpt_shakespeare.py --dataset stdlib --batch-size 64 --out gs://bucket/runs/gpt
 
 Ends with the run's exit status, or with 3 if there is no getting at the slice."
 

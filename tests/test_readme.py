@@ -1,15 +1,23 @@
-"""The README's Python runs as printed, from top to bottom, and its pages are there."""
+"""The README's Python runs as printed, its commands are understood, and its pages are there."""
 
+import importlib
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
+
+from jaxmodels import plan
+from jaxmodels.data import declared
+from jaxmodels.experiment import cli, training
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
+LAUNCH_TPU = ROOT / "scripts" / "launch_tpu_vm.sh"
 
 CHECKS = """
 assert scalars["loss"] < 1.5
@@ -44,3 +52,39 @@ def test_the_readmes_python_runs(tmp_path):
 def test_linked_pages_are_there(name):
     assert f"({name})" in README.read_text()
     assert (ROOT / name).exists()
+
+
+def commands(path):
+    """The lines of a page that start experiments, each whole."""
+    whole = re.sub(r"\\+\n *", "", path.read_text())
+    lines = re.findall(r"^(?:    |scripts/).*experiments/\w+\.py.*", whole, re.MULTILINE)
+    return [line.strip() for line in lines if "--help" not in line]
+
+
+def devices(command):
+    """Those that it is started on."""
+    if "v5litepod-16" in command:
+        pytest.importorskip("libtpu", reason="the extra tpu is not installed")
+        return plan.target("v5e:4x4").devices
+    return jax.devices()[: 8 if "--mesh" in command else 4 if "--nodes 4" in command else 1]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [*commands(README), *commands(LAUNCH_TPU)],
+    ids=lambda command: command.partition("experiments/")[2],
+)
+def test_a_command_is_understood_and_its_batch_can_be_split(command, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    script, *arguments = shlex.split(command.partition("experiments/")[2], comments=True)
+    name = script.removesuffix(".py")
+    make = getattr(importlib.import_module(name), name)
+    hyperparameters, options = cli.parse(make, arguments)
+    with declared.instead_of_data():
+        experiment = make(**hyperparameters)
+    training.check(experiment, options, devices(command))
+
+
+def test_a_slice_is_among_the_commands():
+    for page in README, LAUNCH_TPU:
+        assert any("--type v5litepod-16" in command for command in commands(page))
