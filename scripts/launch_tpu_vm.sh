@@ -113,12 +113,17 @@ tpu() {
   if [[ -n $dry ]]; then quoted "$@"; else "$@" </dev/null; fi
 }
 
-# Its state in the words of the TPU API, or NOT_FOUND.
+# Its state in the words of the TPU API, or NOT_FOUND. Another type's slice is somebody else's.
 slice_state() {
-  local answer n
+  local answer state there n
   for ((n = 1; n <= patience; n++)); do
     ((n == 1)) || sleep "$poll"
-    if answer=$(describe 2>"$tmp/error"); then echo "$answer" && return; fi
+    if answer=$(describe 2>"$tmp/error"); then
+      read -r state there <<<"$answer"
+      [[ $there == "$type" ]] || fail 2 "expected $name to be of type $type; it is of type" \
+        "${there:-unknown} and left alone. Give its --type, or another --name to have one made"
+      echo "$state" && return
+    fi
     grep -q NOT_FOUND "$tmp/error" && echo NOT_FOUND && return
   done
   cat "$tmp/error" >&2
@@ -126,7 +131,7 @@ slice_state() {
     "command follows it again"
 }
 
-describe() { tpu describe "$name" --format='value(state)'; }
+describe() { tpu describe "$name" --format='value(state,acceleratorType.basename())'; }
 
 create() {
   tpu create "$name" --accelerator-type="$type" --version="$version" ${spot:+"$spot"}
@@ -163,31 +168,36 @@ ready() {
   done
 }
 
-# Tracked files and new ones that git does not ignore; not those that are deleted.
+# Tracked files and new ones that git does not ignore; not those that are deleted. And uv's lock, if
+# there is one, so that every host, and a new slice in mid-run, installs the same versions.
 pack() {
   local line
-  line="cd $(quoted "$root") && git ls-files -z --cached --others --exclude-standard"
-  line+=' | while IFS= read -r -d "" f; do if [ -e "$f" ]; then printf "%s\0" "$f"; fi; done'
-  line+=" | tar -czf $(quoted "$tmp/jaxmodels.tar.gz") --null -T -"
+  line="cd $(quoted "$root") && { git ls-files -z --cached --others --exclude-standard"
+  line+=' && printf "uv.lock\0"; } | while IFS= read -r -d "" f; do'
+  line+=' if [ -e "$f" ]; then printf "%s\0" "$f"; fi; done'
+  line+=" | tar -czf $(quoted "$tmp/jaxmodels-run.tar.gz") --null -T -"
   if [[ -n $dry ]]; then echo "$line"; else bash -o pipefail -c "$line"; fi
 }
 
-# Hosts install before any of them starts: those who wait for others at the start give up sometime.
+# Into a folder that is nobody else's. Hosts install before any of them starts: those who wait for
+# others at the start give up sometime. TPU images have Python 3.10; without --python uv gets the
+# newest that there is, which nobody may have tried with jax.
 push() {
   # Some images' pip refuses to install beside the system's packages; others' know no such option.
   local get_uv='PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install -q --user uv'
-  local ask='rm -rf ~/jaxmodels && mkdir ~/jaxmodels && tar -xzf ~/jaxmodels.tar.gz -C ~/jaxmodels'
-  ask+=" && { [ -x ~/.local/bin/uv ] || $get_uv; }"
-  ask+=' && cd ~/jaxmodels && ~/.local/bin/uv sync -q --no-dev --extra tpu'
+  local ask='mkdir -p ~/jaxmodels-run && cd ~/jaxmodels-run && rm -rf code && mkdir code'
+  ask+=" && tar -xzf ~/jaxmodels-run.tar.gz -C code && { [ -x ~/.local/bin/uv ] || $get_uv; }"
+  ask+=' && cd code && ~/.local/bin/uv sync -q --no-dev --extra tpu --python 3.12'
+  ask+=' $([ ! -e uv.lock ] || echo --frozen)'
   pack &&
-    tpu scp "$tmp/jaxmodels.tar.gz" "$name:" --worker=all &&
+    tpu scp "$tmp/jaxmodels-run.tar.gz" "$name:" --worker=all &&
     tpu ssh "$name" --worker=all --command="$ask"
 }
 
-# A session of its own outlives the connection. Its files are in ~/jaxmodels-run: the log, the exit
-# status once there is one, and a lock that is held as long as anything of the run lives. Python is
-# started without `uv run`, which hands a SIGTERM on: a machine that shuts down has sent one to
-# every process already, and a second one ends a run that is saving.
+# A session of its own outlives the connection. Its files are in ~/jaxmodels-run: the code, the log,
+# the exit status once there is one, and a lock that is held as long as anything of the run lives.
+# Python is started without `uv run`, which hands a SIGTERM on: a machine that shuts down has sent
+# one to every process already, and a second one ends a run that is saving.
 start() {
   local run='trap : TERM; .venv/bin/python -u "$@"; status=$?; '
   run+='cd ~/jaxmodels-run; echo $status >new; mv new status'
@@ -195,7 +205,7 @@ start() {
   local words ask
   words=$(quoted "${command[@]}")
   ask="mkdir -p ~/jaxmodels-run && cd ~/jaxmodels-run && $lock && rm -f status"
-  ask+=" && echo $(quoted "$words") >command && cd ~/jaxmodels && { setsid nohup bash -c"
+  ask+=" && echo $(quoted "$words") >command && cd code && { setsid nohup bash -c"
   ask+=" $(quoted "$run") run $words >~/jaxmodels-run/log 2>&1 </dev/null &"
   ask+=' echo $! >~/jaxmodels-run/pid; }'
   tpu ssh "$name" --worker=all --command="$ask"

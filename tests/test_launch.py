@@ -36,7 +36,8 @@ case $4 in
   describe)
     if [[ -e fading && -e host0/jaxmodels-run/status ]]; then mv fading answers; fi
     if [[ -s answers ]]; then head -n 1 answers >state; sed -i 1d answers; fi
-    grep -v NOT_FOUND state 2>/dev/null || { echo "ERROR: NOT_FOUND: Resource" >&2; exit 1; }
+    grep -qv NOT_FOUND state 2>/dev/null || { echo "ERROR: NOT_FOUND: Resource" >&2; exit 1; }
+    printf '%s\t%s\n' "$(<state)" v5litepod-16
     [[ $(<state) != REPAIRING ]] || echo READY >state ;;
   create)
     if [[ -s refusals ]]; then head -n 1 refusals >&2; sed -i 1d refusals; exit 1; fi
@@ -54,7 +55,7 @@ esac
 """
 
 UV = """#!/usr/bin/env bash
-mkdir -p .venv/bin && cp ../../python .venv/bin/
+mkdir -p .venv/bin && cp ~/../python .venv/bin/ && echo "$@" >~/uv-called
 """
 
 # Host 0 ends with the status in the first line of `ends`, or is lost with all its processes; the
@@ -84,15 +85,16 @@ def cloud(tmp_path):
     """A folder that plays the cloud; `bin` in it goes to the front of PATH.
 
     In its `checkout`, git knows a file that is there and one that is deleted, does not know a new
-    one, and ignores one.
+    one, and ignores one and uv's lock.
     """
     checkout = tmp_path / "checkout"
     executable(checkout / "scripts" / "launch_tpu_vm.sh", LAUNCH_TPU.read_text())
     executable(checkout / "experiments" / "cnn_digits.py", "")
     (checkout / "deleted").touch()
     subprocess.run("git init -q && git add . && rm deleted", shell=True, cwd=checkout, check=True)
-    (checkout / ".gitignore").write_text("ignored\n")
+    (checkout / ".gitignore").write_text("ignored\nuv.lock\n")
     (checkout / "ignored").touch()
+    (checkout / "uv.lock").touch()
     executable(tmp_path / "bin" / "gcloud", GCLOUD)
     executable(tmp_path / "uv", UV)
     executable(tmp_path / "python", PYTHON)
@@ -212,8 +214,35 @@ def test_a_run_on_a_new_slice(cloud):
     assert "its folder is gs://bucket/run" in ended.stderr
     assert "tpu-vm delete mine" in ended.stderr
     for host in "host0", "host1":
-        names = {path.name for path in (cloud / host / "jaxmodels").iterdir()}
-        assert names == {"scripts", "experiments", ".gitignore", ".venv"}
+        names = {path.name for path in (cloud / host / "jaxmodels-run" / "code").iterdir()}
+        assert names == {"scripts", "experiments", ".gitignore", "uv.lock", ".venv"}
+        called = (cloud / host / "uv-called").read_text()
+        assert called == "sync -q --no-dev --extra tpu --python 3.12 --frozen\n"
+
+
+def test_without_a_lock_the_hosts_resolve(cloud):
+    (cloud / "checkout" / "uv.lock").unlink()
+    assert launch(cloud, ["0"]).returncode == 0
+    assert "--frozen" not in (cloud / "host0" / "uv-called").read_text()
+
+
+def test_a_slice_of_another_type_is_left_alone(cloud):
+    call(cloud / "bin" / "gcloud", "compute tpus tpu-vm create", cloud)
+    (cloud / "calls").unlink()
+    run = SLICE.replace("v5litepod-16", "v5litepod-1")
+    ended = launch_tpu(cloud, f"{run} -- {RUN}")
+    assert ended.returncode == 2
+    words = "launch_tpu_vm: expected mine to be of type v5litepod-1; it is of type v5litepod-16 and"
+    assert ended.stderr.startswith(words)
+    assert verbs(cloud) == []
+
+
+def test_what_was_on_the_slice_stays(cloud):
+    call(cloud / "bin" / "gcloud", "compute tpus tpu-vm create", cloud)
+    mine = cloud / "host0" / "jaxmodels" / "runs" / "mine"
+    executable(mine, "")
+    assert launch(cloud, ["0"]).returncode == 0
+    assert mine.exists()
 
 
 @pytest.mark.parametrize("state", ["PREEMPTED", "NOT_FOUND"])
