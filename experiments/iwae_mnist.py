@@ -1,7 +1,9 @@
 """An importance-weighted autoencoder, 784-200-200-50, on MNIST binarised at random in each step.
 
 Burda et al., 2016, "Importance weighted autoencoders", table 1: 84.78 nats per test image for one
-stochastic layer and 50 samples, estimated from 5,000; 82.90 for two layers.
+stochastic layer and 50 samples, estimated from 5,000; 82.90 for two layers. Training images are
+drawn anew in each step, as the paper's code does, and test images once: figures on a fixed
+binarisation of both are another task's.
 """
 
 import optax
@@ -10,6 +12,16 @@ from jaxmodels import data, metrics, objectives, report
 from jaxmodels.data import binary
 from jaxmodels.experiment import Experiment, run
 from jaxmodels.models.hierarchical_vae import burda_vae
+
+PUBLISHED = {
+    (1, (50,)): 86.76,
+    (5, (50,)): 85.54,
+    (50, (50,)): 84.78,
+    (1, (100, 50)): 85.33,
+    (5, (100, 50)): 83.89,
+    (50, (100, 50)): 82.90,
+}
+"""Table 1's nats per test image, by the samples trained on and the latents."""
 
 
 def iwae_mnist(
@@ -30,7 +42,7 @@ def iwae_mnist(
         steps: updates; 9,840,000 are all 3,280 epochs, 363,000 the first 121 (i up to 4).
         batch_size: images per update.
         lr: learning rate of the first epoch.
-        samples: k, of the bound that is trained on.
+        samples: k, of the bound that is trained on; the paper has 1, 5 and 50.
         judged_by: samples of the estimate on test images, a multiple of 50.
         latents: of each stochastic layer; the paper's other network has 100 50.
     """
@@ -42,13 +54,15 @@ def iwae_mnist(
     model = burda_vae(shape, latents, widths)
     ends = [round(train.steps_per_epoch * (3**i - 1) / 2) for i in range(1, 8)]
     schedule = optax.piecewise_constant_schedule(lr, dict.fromkeys(ends, 10 ** (-1 / 7)))
+    nats = PUBLISHED.get((samples, latents))
     return Experiment(
         objective=objectives.iwae(model, samples),
         optimizer=optax.adam(schedule, b1=0.9, b2=0.999, eps=1e-4),
         train=train,
         evaluate={"test": metrics.iwae(model, test, judged_by), "bound": metrics.elbo(model, test)},
         steps=steps,
-        published={"test/nll": 84.78},
+        published={} if nats is None else {"test/nll": nats},
+        best="test/nll",
         pictures=report.latent(model, test),
     )
 
