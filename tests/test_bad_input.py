@@ -11,6 +11,7 @@ import pytest
 from tiny_run import Net, quietly, tiny
 
 from jaxmodels import data, metrics, objectives, sharding
+from jaxmodels.data import text
 from jaxmodels.experiment import Experiment, run
 from jaxmodels.typing import UserError
 
@@ -184,11 +185,22 @@ def keeping(vocabulary):
     return made
 
 
-def test_a_vocabulary_that_is_not_the_runs(capsys, tmp_path):
-    quietly(keeping('["a", "b"]'), "--out", tmp_path / "run")
-    words = refused(capsys, keeping('["a", "c"]'), "--out", tmp_path / "run", "--steps", 4)
-    assert "is not what the data make now; at character 7: 'b\"]' there, 'c\"]' now" in words
-    assert (tmp_path / "run" / "vocabulary.json").read_text() == '["a", "b"]'
+@pytest.mark.parametrize(
+    ("there", "now", "difference"),
+    [
+        (
+            text.words("a b", special=()).to_json(),
+            text.words("a c", special=()).to_json(),
+            "token 1 is 'b' there and 'c' here",
+        ),
+        ("a text", "a test", "at character 4 'xt' there, 'st' now"),
+    ],
+)
+def test_a_vocabulary_that_is_not_the_runs(there, now, difference, capsys, tmp_path):
+    quietly(keeping(there), "--out", tmp_path / "run")
+    words = refused(capsys, keeping(now), "--out", tmp_path / "run", "--steps", 4)
+    assert f"is not what the data make now: {difference}" in words
+    assert (tmp_path / "run" / "vocabulary.json").read_text() == there
 
 
 def lengths(n):

@@ -162,14 +162,26 @@ def _keep(path: Folder, content: str) -> None:
         there = path.read_text(encoding="utf-8")
         if there == content:
             return
-        pairs = zip(there, content, strict=False)
-        equal = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(there), len(content)))
         raise UserError(
-            f"{path}, which the run was begun with, is not what the data make now; at character "
-            f"{equal:,}: {there[equal:][:40]!r} there, {content[equal:][:40]!r} now.\n"
+            f"{path}, which the run was begun with, is not what the data make now: "
+            f"{_first_difference(there, content)}.\n"
             "Give the data that it was begun with, or another --out to start anew."
         )
     _write(path, content)
+
+
+def _first_difference(there: str, now: str) -> str:
+    """The token where two vocabularies differ, or the place where other texts do."""
+    # Imported here: most runs keep no vocabulary.
+    from jaxmodels.data import text
+
+    try:
+        vocabularies = text.vocabulary_from_json(there), text.vocabulary_from_json(now)
+    except UserError:
+        pairs = enumerate(zip(there, now, strict=False))
+        equal = next((n for n, (a, b) in pairs if a != b), min(len(there), len(now)))
+        return f"at character {equal:,} {there[equal:][:40]!r} there, {now[equal:][:40]!r} now"
+    return text.difference(*vocabularies)
 
 
 def _begun(folder: Folder) -> bool:

@@ -29,6 +29,7 @@ from jaxmodels.data.text.vocabulary import (
     UNK,
     Vocabulary,
     check_same,
+    difference,
     framed,
     unframed,
 )
@@ -61,6 +62,7 @@ __all__ = [
     "check_same",
     "consecutive",
     "detokenize",
+    "difference",
     "framed",
     "lengths",
     "load",

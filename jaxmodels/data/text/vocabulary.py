@@ -58,15 +58,29 @@ def unframed(ids: Ids) -> np.ndarray:
 def check_same(expected: Vocabulary, found: Vocabulary) -> None:
     """Raise `UserError` with the first difference, where two vocabularies are not the same.
 
-    `expected` is the one that a model was trained with.
+    `expected` is the one that a model was trained with, such as its run keeps:
+    `vocabulary_from_json(Path("runs/lstm/vocabulary.json").read_text())`.
     """
     if expected.to_json() == found.to_json():
         return
     raise UserError(
         f"The vocabulary is not the one that the model was trained with: "
-        f"{_difference(expected, found)}. Use the vocabulary that was saved with the model, or "
+        f"{difference(expected, found)}. Use the vocabulary that was saved with the model, or "
         f"train a model with this one."
     )
+
+
+def difference(expected: Vocabulary, found: Vocabulary) -> str:
+    """Say in which token, or in what else, two vocabularies differ."""
+    kinds = type(expected).__name__, type(found).__name__
+    if kinds[0] != kinds[1]:
+        return f"that one holds {kinds[0].lower()}, this one {kinds[1].lower()}"
+    for i, (one, other) in enumerate(zip(expected.tokens, found.tokens, strict=False)):
+        if one != other:
+            return f"token {i} is {one!r} there and {other!r} here"
+    if len(expected) != len(found):
+        return f"it has {len(expected):,} tokens there and {len(found):,} here"
+    return "the tokens are equal, but texts are cut into them in another way"
 
 
 def check_ids(ids: Ids, size: int) -> np.ndarray:
@@ -81,15 +95,3 @@ def check_ids(ids: Ids, size: int) -> np.ndarray:
     if len(wrong):
         raise UserError(f"Ids must be in 0..{size - 1}, the vocabulary's; one is {wrong[0]}.")
     return found
-
-
-def _difference(expected: Vocabulary, found: Vocabulary) -> str:
-    kinds = type(expected).__name__, type(found).__name__
-    if kinds[0] != kinds[1]:
-        return f"that one holds {kinds[0].lower()}, this one {kinds[1].lower()}"
-    for i, (one, other) in enumerate(zip(expected.tokens, found.tokens, strict=False)):
-        if one != other:
-            return f"token {i} is {one!r} there and {other!r} here"
-    if len(expected) != len(found):
-        return f"it has {len(expected):,} tokens there and {len(found):,} here"
-    return "the tokens are equal, but texts are cut into them in another way"
