@@ -11,7 +11,7 @@ import pytest
 
 from jaxmodels import generate
 from jaxmodels.generate.choosers import nucleus
-from jaxmodels.generate.decoder import check_lengths
+from jaxmodels.generate.decoder import check_prompt
 from jaxmodels.models import rnn, transformer
 from jaxmodels.models.attention_rnn import AttentionTranslator
 from jaxmodels.precision import Cast
@@ -295,6 +295,14 @@ def test_top_k():
     assert_drawn_from(generate.top_k(3, temperature=0.5), SKEWED, squared)
 
 
+def test_the_nucleus_of_the_likeliest():
+    # Of 4, 3, 2 ninths two are enough for a mass of 0.7; of all tokens three are.
+    assert_drawn_from(generate.top_p(0.7, k=3), SKEWED, np.array([0, 4, 0, 3, 0]) / 7)
+    assert_drawn_from(generate.top_p(0.8, 0.5, k=4), SKEWED, np.array([0, 16, 0, 9, 0]) / 25)
+    with pytest.raises(UserError, match="from 1 up; got k = 0"):
+        generate.top_p(0.5, k=0)
+
+
 @pytest.mark.parametrize(
     ("p", "kept"),
     [
@@ -375,7 +383,7 @@ def test_prompts_of_another_kind():
     decoder = generate.causal(TinyAttention())
     for prompt in (jnp.zeros((3,), jnp.int32), jnp.zeros((3, 2))):
         with pytest.raises(UserError, match=r"integers \(B, T\); got .* of shape \(3,"):
-            check_lengths(decoder, prompt, 3)
+            check_prompt(decoder, prompt, 3)
 
 
 def test_bad_beams():
@@ -511,8 +519,9 @@ def test_greedy_translation_is_that_without_a_cache(translator):
     target = jnp.zeros((6, 8), jnp.int32).at[:, 0].set(2)
     apply = jax.jit(model.apply)
     for n in range(7):
-        best = apply(variables, source, target)[:, n].argmax(-1).astype(jnp.int32)
-        target = target.at[:, n + 1].set(best)
+        logits = apply(variables, source, target)[:, n]
+        possible = logits.at[:, jnp.array([0, 2])].set(-jnp.inf)
+        target = target.at[:, n + 1].set(possible.argmax(-1).astype(jnp.int32))
     assert until(np.asarray(found)) == until(np.asarray(target[:, 1:]))
     assert len(np.unique(found, axis=0)) > 1
 
@@ -533,38 +542,6 @@ def test_beams_look_at_their_own_source(translator):
     np.testing.assert_array_equal(jnp.concatenate(alone), found[:3])
 
 
-class Sources:
-    """A split, as far as decoding knows one."""
-
-    def __init__(self, source):
-        self.source = source
-
-    def preprocess(self, batch):
-        return batch
-
-    def padded(self, size):
-        for start in range(0, len(self.source), size):
-            rows = np.arange(start, start + size)
-            mask = rows < len(self.source)
-            yield {"source": self.source[np.where(mask, rows, 0)], "mask": mask}
-
-
-@pytest.mark.parametrize("translator", ["tiny"], indirect=True)
-def test_a_whole_split(translator):
-    source = np.asarray(tokens(7, 5, low=4))
-    found = generate.translate_split(*translator, Sources(source), 6, batch_size=4)
-    rows = generate.translate(*translator, jnp.asarray(source), 6)
-    assert found == until(np.asarray(rows))
-    assert len(found) == 7
-    assert all(isinstance(i, int) for ids in found for i in ids)
-
-
-@pytest.mark.parametrize("translator", ["tiny"], indirect=True)
-def test_bad_beam_size(translator):
-    with pytest.raises(UserError, match="at least 1, which is greedy search; got 0"):
-        generate.translate(*translator, tokens(), 6, beam_size=0)
-
-
 def test_a_text_beyond_the_context_goes_on_from_its_second_half():
     model = transformer.gpt(11, 8, 16, 1, 2)
     prompt = jnp.array([[1, 2, 3], [4, 5, 6]])
@@ -580,3 +557,14 @@ def test_a_text_beyond_the_context_goes_on_from_its_second_half():
         generate.write(
             model, variables, seen[:, [0, 1, 2, 3, 0]], 20, jax.random.key(1), generate.greedy
         )
+
+
+@pytest.mark.parametrize("prompt", [[[1, 2, V]], [[-1, 3, 3]]])
+def test_tokens_that_the_model_does_not_know_are_refused(prompt):
+    model, variables = made(MODELS["gpt"])
+    for go_on in (
+        lambda: generate.sample(model, variables, np.array(prompt), 3, KEY),
+        lambda: generate.beam_search(generate.causal(model), variables, np.array(prompt), 3, 2),
+    ):
+        with pytest.raises(UserError, match=r"tokens are -?\d+ to \d+; the model knows 0 to 10"):
+            go_on()

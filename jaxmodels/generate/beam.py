@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
-from jaxmodels.generate.decoder import Decoder, Tokens, check_lengths
+from jaxmodels.generate.decoder import Decoder, Tokens, check_prompt
 from jaxmodels.typing import Array, UserError
 
 
@@ -33,13 +33,18 @@ def beam_search(
 
     Raises `UserError` for fewer than one beam, alpha below 0, and as `decode` does.
     """
-    check_lengths(decoder, prompt, length)
+    check_prompt(decoder, prompt, length)
+    check_beams(beams, alpha)
+    stop = -1 if stop is None else stop  # no token has this id
+    return _beam_search(decoder, variables, prompt, length, beams, float(alpha), stop, pad)
+
+
+def check_beams(beams: int, alpha: float) -> None:
+    """Raise `UserError` for fewer than one beam, and for alpha below 0."""
     if beams < 1:
         raise UserError(f"Beam search takes at least one beam; got {beams}.")
     if not 0 <= alpha < jnp.inf:
         raise UserError(f"The length penalty alpha is 0 (none) or above; got {alpha}.")
-    stop = -1 if stop is None else stop  # no token has this id
-    return _beam_search(decoder, variables, prompt, length, beams, float(alpha), stop, pad)
 
 
 class _Search(NamedTuple):

@@ -40,19 +40,21 @@ def top_k(k: int, temperature: float = 1.0) -> Chooser:
 
     Raises `UserError` unless k is at least 1 and the temperature positive.
     """
-    if k < 1:
-        raise UserError(f"top_k chooses among k tokens, from 1 up; got k = {k}.")
-    return Partial(_Top(k), _positive(temperature))
+    return Partial(_among(k), _positive(temperature), 1.0)
 
 
-def top_p(p: float, temperature: float = 1.0) -> Chooser:
+def top_p(p: float, temperature: float = 1.0, k: int | None = None) -> Chooser:
     """Draw from softmax(logits / temperature) among its `nucleus`.
 
-    Raises `UserError` unless 0 < p <= 1 and the temperature is positive.
+    With k, the nucleus is that of the k likeliest tokens.
+
+    Raises `UserError` unless 0 < p <= 1, the temperature is positive, and k at least 1.
     """
     if not 0 < p <= 1:
         raise UserError(f"top_p takes a mass p above 0 and up to 1; got {p}.")
-    return Partial(_from_nucleus, float(p), _positive(temperature))
+    if k is None:
+        return Partial(_from_nucleus, float(p), _positive(temperature))
+    return Partial(_among(k), _positive(temperature), float(p))
 
 
 def nucleus(logits: Float[Array, "B V"], p: float | Array) -> Float[Array, "B V"]:
@@ -84,10 +86,16 @@ class _Top:
 
     k: int
 
-    def __call__(self, t: float | Array, key: Key, logits: Array) -> Array:
+    def __call__(self, t: float | Array, p: float | Array, key: Key, logits: Array) -> Array:
         largest, ids = jax.lax.top_k(logits, min(self.k, logits.shape[-1]))
-        place = _tempered(t, key, largest)
+        place = _from_nucleus(p, t, key, largest)
         return jnp.take_along_axis(ids, place[:, None], axis=-1)[:, 0].astype(jnp.int32)
+
+
+def _among(k: int) -> _Top:
+    if k < 1:
+        raise UserError(f"top_k chooses among k tokens, from 1 up; got k = {k}.")
+    return _Top(k)
 
 
 def _positive(t: float) -> float:

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Float, Int
 
 from jaxmodels.carry import fresh, in_its_types
@@ -19,8 +20,8 @@ Tokens = Array | np.ndarray
 class Decoder:
     """A model whose state is the collection `carry`, and what it looks at besides its tokens.
 
-    A pytree of `memory`, whose leaves are (B, ...). Anything with `start`, `step`, `context` and
-    `memory` will do in its place.
+    A pytree of `memory`, whose leaves are (B, ...). Anything with `start`, `step`, `context`,
+    `vocab_size` and `memory` will do in its place.
     """
 
     model: Model = dataclasses.field(metadata={"static": True})
@@ -31,6 +32,11 @@ class Decoder:
     def context(self) -> int | None:
         """The longest sequence that the model can read; None if it says none."""
         return getattr(self.model, "context", None)
+
+    @property
+    def vocab_size(self) -> int | None:
+        """How many tokens the model knows; None if it says nothing."""
+        return getattr(self.model, "vocab_size", None)
 
     def start(self, rows: int, capacity: int) -> Any:
         """Make the carry at the beginning of `rows` sequences of at most `capacity` tokens."""
@@ -69,7 +75,7 @@ def conditional(model: Model, memory: Any) -> Decoder:
     return Decoder(model, "decode", (memory,))
 
 
-def check_lengths(decoder: Any, prompt: Tokens, length: int) -> None:
+def check_prompt(decoder: Any, prompt: Tokens, length: int) -> None:
     """Raise `UserError` for what no loop can begin with or a model cannot hold."""
     if prompt.ndim != 2 or not jnp.issubdtype(prompt.dtype, jnp.integer):
         raise UserError(
@@ -82,9 +88,23 @@ def check_lengths(decoder: Any, prompt: Tokens, length: int) -> None:
         )
     if length < 1:
         raise UserError(f"The length is how many tokens to add, from 1 up; got {length}.")
+    if decoder.vocab_size is not None:
+        check_tokens(prompt, decoder.vocab_size)
     total, context = prompt.shape[1] + length, decoder.context
     if context is not None and total > context:
         raise UserError(
             f"A prompt of {prompt.shape[1]} tokens and {length} more make {total}; the model's "
             f"context is {context}. Shorten the prompt or the length."
+        )
+
+
+def check_tokens(tokens: Tokens, vocab_size: int) -> None:
+    """Raise `UserError` for ids outside 0..vocab_size - 1; traced ones are not looked at."""
+    if isinstance(tokens, Tracer) or tokens.size == 0:
+        return
+    lowest, highest = int(tokens.min()), int(tokens.max())
+    if lowest < 0 or highest >= vocab_size:
+        raise UserError(
+            f"The tokens are {lowest} to {highest}; the model knows 0 to {vocab_size - 1}. "
+            "Encode with the vocabulary that it was trained with."
         )

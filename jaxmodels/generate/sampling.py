@@ -9,7 +9,7 @@ from jax.tree_util import Partial
 from jaxtyping import Bool, Int
 
 from jaxmodels.generate.choosers import Chooser, greedy
-from jaxmodels.generate.decoder import Decoder, Tokens, causal, check_lengths
+from jaxmodels.generate.decoder import Decoder, Tokens, causal, check_prompt
 from jaxmodels.typing import Array, Key, Model
 
 
@@ -49,7 +49,7 @@ def decode(
 
     The key of token n is `fold_in(key, n)`: a longer sample begins with the shorter one.
     """
-    check_lengths(decoder, prompt, length)
+    check_prompt(decoder, prompt, length)
     chooser = choose if isinstance(choose, Partial) else Partial(choose)
     stop = -1 if stop is None else stop  # no token has this id
     return _decode(decoder, variables, prompt, length, key, chooser, stop, pad)
