@@ -56,7 +56,12 @@ class SelfAttention(nn.Module):
         mask: Bool[Array, "B 1 _ T"] | None = None,
         carry: bool = False,
     ) -> Float[Array, "B T D"]:
-        """Attend where `mask` is true; with `carry`, also to the tokens of the calls before."""
+        """Attend where `mask` is true; with `carry`, also to the tokens of the calls before.
+
+        What lies beyond the end of the cache gets NaN.
+        """
+        if self.window is not None and self.window < 1:
+            raise UserError(f"A window is of at least 1 token, its own; got {self.window}.")
         q, k, v = self._projected(x)
         if self.rotate is not None:
             q, k = self.rotate(q, positions), self.rotate(k, positions)
@@ -65,21 +70,23 @@ class SelfAttention(nn.Module):
             if not causal or mask is not None:
                 raise UserError("only causal attention without a mask can be carried on")
             keys, k, v = self._remembered(positions, k, v)
-            mask, causal, window = seen(positions, keys, window), False, None
+            mask, causal, window = seen(positions, keys, causal, window), False, None
         bias = None if self.bias is None else self.bias(self.num_heads, positions, keys)
         sow_weights(self, q, k, mask, bias, causal, window)
         y = attend(q, k, v, mask, bias, causal, window)
+        if carry:
+            y = jnp.where((positions < keys.shape[1])[..., None, None], y, jnp.nan)
         return output_projection(self, y, x.shape[-1])
 
     def _projected(self, x: Array) -> tuple[Array, Array, Array]:
         """Queries (B, T, N, H), keys and values (B, T, K, H)."""
-        N, D = self.num_heads, x.shape[-1]
-        K = self.kv_heads or N
-        if D % N or N % K:
-            raise UserError(f"{D} features cannot be split into {N} heads in {K} equal groups")
+        N, K = self.num_heads, self.kv_heads or self.num_heads
+        H = head_size(x.shape[-1], N)
+        if K < 1 or N % K:
+            raise UserError(f"{N} heads cannot share keys and values in {K} equal groups.")
         dense = functools.partial(DenseGeneral, use_bias=self.use_bias)
-        q = dense((N, D // N), kernel_init=self.kernel_init, name="query")(x)
-        both = dense((2, K, D // N), kernel_init=apart(self.kernel_init, 2), name="key_value")(x)
+        q = dense((N, H), kernel_init=self.kernel_init, name="query")(x)
+        both = dense((2, K, H), kernel_init=apart(self.kernel_init, 2), name="key_value")(x)
         return q, both[:, :, 0], both[:, :, 1]
 
     def _remembered(self, positions: Array, k: Array, v: Array) -> tuple[Array, Array, Array]:
@@ -87,15 +94,21 @@ class SelfAttention(nn.Module):
 
         The cache is as long as the input was when the variables were made.
         """
-        rows = [
-            self.variable(CARRY, n, jnp.zeros, x.shape, x.dtype) for n, x in (("k", k), ("v", v))
-        ]
-        S = rows[0].value.shape[1]
-        if not self.is_initializing():
-            for row, new in zip(rows, (k, v), strict=True):
+        rows = []
+        for name, new in (("k", k), ("v", v)):
+            new = jnp.moveaxis(new, 1, -1)  # B K H T
+            row = self.variable(CARRY, name, jnp.zeros, new.shape, new.dtype)
+            if new.shape[-1] > row.value.shape[-1]:
+                raise UserError(
+                    f"{new.shape[-1]} tokens do not fit into a cache of {row.value.shape[-1]}. "
+                    "Make it longer: it has the length of the input that `init` was given."
+                )
+            if not self.is_initializing():
                 row.value = _written(row.value, new, positions[:, 0])
+            rows.append(jnp.moveaxis(row.value, -1, 1).astype(new.dtype))
+        S = rows[0].shape[1]
         where = jnp.broadcast_to(jnp.arange(S)[None], (len(positions), S))
-        return where, rows[0].value.astype(k.dtype), rows[1].value.astype(v.dtype)
+        return where, *rows
 
 
 class CrossAttention(nn.Module):
@@ -115,7 +128,7 @@ class CrossAttention(nn.Module):
         mask: Bool[Array, "B 1 1 S"] | None = None,
     ) -> Float[Array, "B T D"]:
         """Attend where `mask` is true."""
-        heads = self.num_heads, x.shape[-1] // self.num_heads
+        heads = self.num_heads, head_size(x.shape[-1], self.num_heads)
         dense = functools.partial(DenseGeneral, use_bias=self.use_bias)
         q = dense(heads, kernel_init=self.kernel_init, name="query")(x)
         sow_weights(self, q, k, mask)
@@ -133,7 +146,7 @@ class KeysValues(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B S D"]) -> Float[Array, "B depth 2 S N H"]:
         """Project."""
-        features = self.depth, 2, self.num_heads, x.shape[-1] // self.num_heads
+        features = self.depth, 2, self.num_heads, head_size(x.shape[-1], self.num_heads)
         init = apart(self.kernel_init, 2 * self.depth)
         y = DenseGeneral(features, use_bias=self.use_bias, kernel_init=init, name="project")(x)
         return jnp.moveaxis(y, 1, 3)  # B depth 2 S N H
@@ -164,11 +177,16 @@ def has_fused(
 
     jax chooses it only when it is told to, and then raises for what the kernel does not take. Here
     stand the cases that it takes on every NVIDIA GPU from the A100 on: 16 bits, heads of 64 or 128,
-    whole tiles, order as the only mask.
+    whole tiles, order as the only mask, rows that no mesh splits. Compiled for other devices than
+    this machine's, a program has none.
     """
+    device, mesh = jax.devices()[0], jax.sharding.get_abstract_mesh()
+    target = mesh.abstract_device or device
     return (
         jax.default_backend() == "gpu"
-        and "nvidia" in jax.devices()[0].device_kind.lower()
+        and "nvidia" in target.device_kind.lower()
+        and float(device.compute_capability) >= 8
+        and dict(mesh.shape).get("sequence", 1) == 1
         and q.dtype in (jnp.bfloat16, jnp.float16)
         and q.shape[-1] in (64, 128)
         and not (q.shape[1] % 64 or k.shape[1] % 64)
@@ -178,17 +196,35 @@ def has_fused(
     )
 
 
+def head_size(features: int, num_heads: int) -> int:
+    """How many of the features a head has; `UserError` if they cannot be split evenly."""
+    if num_heads < 1 or features % num_heads:
+        raise UserError(f"{features} features cannot be split into {num_heads} heads.")
+    return features // num_heads
+
+
 def seen(
-    queries: Int[Array, "B T"], keys: Int[Array, "B S"], window: int | None = None
+    queries: Int[Array, "B T"],
+    keys: Int[Array, "B S"],
+    causal: bool = True,
+    window: int | None = None,
 ) -> Bool[Array, "B 1 T S"]:
-    """Which keys a causal query sees, by position."""
+    """Which keys a query sees, by position."""
     distance = queries[:, None, :, None] - keys[:, None, None, :]
-    return (distance >= 0) & (distance < (window or jnp.iinfo(jnp.int32).max))
+    reach = jnp.iinfo(jnp.int32).max if window is None else window
+    return (distance >= 0 if causal else distance > -reach) & (distance < reach)
 
 
 def same_segment(segments: Int[Array, "B T"]) -> Bool[Array, "B 1 T T"]:
     """Whether two tokens of a packed row are of the same document."""
     return (segments[:, :, None] == segments[:, None, :])[:, None]
+
+
+def places(segments: Int[Array, "B T"]) -> Int[Array, "B T"]:
+    """The position of each token in its document, 0 for the first, of packed rows."""
+    index = jnp.broadcast_to(jnp.arange(segments.shape[1])[None], segments.shape)
+    new = segments != jnp.roll(segments, 1, axis=1)
+    return index - jax.lax.cummax(jnp.where(new, index, 0), axis=1)
 
 
 def sow_weights(
@@ -210,9 +246,9 @@ def sow_weights(
     scores = jnp.einsum("BTNH,BSNH->BNTS", q, k).astype(jnp.float32) / q.shape[-1] ** 0.5
     scores = scores if bias is None else scores + bias
     scores = scores if mask is None else jnp.where(mask, scores, -jnp.inf)
-    if causal:
+    if causal or window is not None:
         at = jnp.arange(k.shape[1])[None]
-        scores = jnp.where(seen(at, at, window), scores, -jnp.inf)
+        scores = jnp.where(seen(at, at, causal, window), scores, -jnp.inf)
     module.sow("intermediates", "weights", jax.nn.softmax(scores))
 
 
@@ -243,6 +279,10 @@ def _window(window: int | None, causal: bool) -> tuple[int, int] | None:
 
 
 def _written(cache: Array, new: Array, at: Array) -> Array:
-    """The cache (B, S, K, H) with (B, T, K, H) written from each row's own position on."""
-    write = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=0)
-    return jax.vmap(write)(cache, new.astype(cache.dtype), at)
+    """The cache (B, K, H, S) with (B, K, H, T) written from each row's own position on."""
+    new = new.astype(cache.dtype)
+    if new.shape[-1] == 1:  # a comparison, where slices at each row's own place are a scatter
+        at = at[:, None, None, None]
+        return jnp.where(jnp.arange(cache.shape[-1])[None, None, None] == at, new, cache)
+    write = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=-1)
+    return jax.vmap(write)(cache, new, at)
