@@ -1,6 +1,7 @@
 """Functions with the interface of `jax.value_and_grad`, for `make_step(..., grad=...)`."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,10 +16,10 @@ Grad = Callable[..., Callable[..., tuple[Any, Any]]]
 def accumulate(n: int, grad: Grad = jax.value_and_grad) -> Grad:
     """Gradients of a batch in `n` parts, one after the other: activations of 1/n of the memory.
 
-    Loss, gradients and scalars are the means over the parts, equal to the whole batch's where the
-    objective is a mean over examples. Two things differ: BatchNorm normalises within a part and
-    passes its statistics on, and each part draws its own randomness. The rows of the collection
-    `carry` go with the rows of the batch.
+    Loss, gradients and scalars are the means over the parts, each by its `Aux.weight`: those of the
+    whole batch, also where parts have unequal numbers of tokens that count. Two things differ:
+    BatchNorm normalises within a part and passes its statistics on, and each part draws its own
+    randomness. The rows of the collection `carry` go with the rows of the batch.
 
     Raises:
         UserError: `n` is not positive, or, while tracing, does not divide the batch.
@@ -27,33 +28,7 @@ def accumulate(n: int, grad: Grad = jax.value_and_grad) -> Grad:
         raise UserError(f"gradients are accumulated over at least one part, not {n}")
 
     def transform(fn: Callable[..., Any], **kwargs: Any) -> Callable[..., tuple[Any, Any]]:
-        value_and_grad = grad(fn, **kwargs)
-
-        def accumulated(params: Any, collections: Any, batch: Batch, key: Any) -> tuple[Any, Any]:
-            def add(carry: Any, part: tuple[Any, Batch, Any]) -> tuple[Any, Any]:
-                collections, total = carry
-                own, *rest = part
-                (loss, aux), gradient = value_and_grad(params, {**collections, **own}, *rest)
-                shared, own = _apart(aux.collections)
-                one = loss, aux.scalars, gradient
-                return (shared, jax.tree.map(jnp.add, total, one)), own
-
-            collections, own = _apart(collections)
-            own, batch = jax.tree.map(lambda x: _parts(x, n), (own, batch))
-            parts = own, batch, jax.random.split(key, n)
-            own, *first = jax.tree.map(lambda x: x[0], parts)
-            (loss, aux), gradient = jax.eval_shape(
-                value_and_grad, params, {**collections, **own}, *first
-            )
-            zeros = jax.tree.map(
-                lambda x: jnp.zeros(x.shape, x.dtype), (loss, aux.scalars, gradient)
-            )
-            (collections, total), own = jax.lax.scan(add, (collections, zeros), parts)
-            collections = {**collections, **jax.tree.map(_joined, own)}
-            loss, scalars, gradient = jax.tree.map(lambda x: x / n, total)
-            return (loss, aux._replace(collections=collections, scalars=scalars)), gradient
-
-        return accumulated
+        return partial(_in_parts, grad(fn, **kwargs), n)
 
     return transform
 
@@ -61,7 +36,8 @@ def accumulate(n: int, grad: Grad = jax.value_and_grad) -> Grad:
 def per_device(mesh: Mesh, grad: Grad = jax.value_and_grad) -> Grad:
     """Gradients of each device's rows alone, then their mean: what `pmap` codes computed.
 
-    It differs from the whole batch's in one thing: BatchNorm normalises by the statistics of a
+    Each device counts by its `Aux.weight`, as a part does in `accumulate`. It differs from the
+    whole batch's in one thing: BatchNorm normalises by the statistics of a
     device's own rows, as in Goyal et al. 2017, "Accurate, large minibatch SGD", section 2.3; the
     running statistics are the devices' mean. Each device draws its own randomness. Params are whole
     on every device while it computes; the mesh splits rows only.
@@ -75,8 +51,12 @@ def per_device(mesh: Mesh, grad: Grad = jax.value_and_grad) -> Grad:
             key = jax.random.fold_in(key, jax.lax.axis_index(axes))
             (loss, aux), gradient = value_and_grad(params, {**collections, **carried}, batch, key)
             shared, carried = _apart(aux.collections)
-            mean = jax.lax.pmean(((loss, aux._replace(collections=shared)), gradient), axes)
-            return mean, carried
+            weight = jax.lax.psum(aux.weight, axes)
+            mine = _times(aux.weight / jnp.maximum(weight, 1), (loss, aux.scalars, gradient))
+            loss, scalars, gradient = jax.lax.psum(mine, axes)
+            shared = jax.lax.pmean(shared, axes)
+            aux = aux._replace(collections=shared, scalars=scalars, weight=weight)
+            return ((loss, aux), gradient), carried
 
         whole, rows = PartitionSpec(), PartitionSpec(axes)
         # Not checked: values that come out of `pmean` are the same on all devices.
@@ -96,6 +76,40 @@ def per_device(mesh: Mesh, grad: Grad = jax.value_and_grad) -> Grad:
         return averaged
 
     return transform
+
+
+def _in_parts(
+    value_and_grad: Callable[..., tuple[Any, Any]],
+    n: int,
+    params: Any,
+    collections: Any,
+    batch: Batch,
+    key: Any,
+) -> tuple[Any, Any]:
+    def add(carry: Any, part: tuple[Any, Batch, Any]) -> tuple[Any, Any]:
+        collections, total = carry
+        own, *rest = part
+        (loss, aux), gradient = value_and_grad(params, {**collections, **own}, *rest)
+        shared, own = _apart(aux.collections)
+        one = _times(aux.weight, (loss, aux.scalars, gradient))
+        return (shared, jax.tree.map(jnp.add, total, (one, aux.weight))), own
+
+    collections, own = _apart(collections)
+    own, batch = jax.tree.map(lambda x: _parts(x, n), (own, batch))
+    parts = own, batch, jax.random.split(key, n)
+    own, *first = jax.tree.map(lambda x: x[0], parts)
+    (loss, aux), gradient = jax.eval_shape(value_and_grad, params, {**collections, **own}, *first)
+    total = (loss, aux.scalars, gradient), aux.weight
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), total)
+    (collections, (sums, weight)), own = jax.lax.scan(add, (collections, zeros), parts)
+    loss, scalars, gradient = _times(1 / jnp.maximum(weight, 1), sums)
+    collections = {**collections, **jax.tree.map(_joined, own)}
+    aux = aux._replace(collections=collections, scalars=scalars, weight=weight)
+    return (loss, aux), gradient
+
+
+def _times(weight: Any, tree: Any) -> Any:
+    return jax.tree.map(lambda x: (x * weight).astype(x.dtype), tree)
 
 
 def _parts(x: Array, n: int) -> Array:

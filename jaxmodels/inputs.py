@@ -26,6 +26,12 @@ def token_inputs(batch: Batch) -> tuple[Any, ...]:
     return tuple(batch[name] for name in ("tokens", "segments") if name in batch)
 
 
+def scored_inputs(batch: Batch) -> tuple[Any, ...]:
+    """Pick "tokens", "targets", and "segments" where the rows are packed."""
+    tokens, *segments = token_inputs(batch)
+    return tokens, batch["targets"], *segments
+
+
 def carried_inputs(batch: Batch) -> tuple[Any, ...]:
     """Pick "tokens", and "first", true where a row begins anew: what `carry.Carried` reads."""
     return batch["tokens"], batch["first"]

@@ -1,12 +1,13 @@
 """Cross-entropies in nats of logits, also where a vocabulary makes too many of them."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
-from jaxmodels.typing import Array
+from jaxmodels.typing import Array, UserError
 
 
 def cross_entropy(
@@ -16,7 +17,8 @@ def cross_entropy(
 
     With smoothing a the target is (1 - a) one_hot + a / V (Szegedy et al. 2016, "Rethinking the
     Inception architecture", section 7). A target is picked by comparison, not by index: the
-    gradient of a gather is a scatter into zeros as large as the logits.
+    gradient of a gather is a scatter into zeros as large as the logits. One outside the vocabulary
+    costs NaN.
     """
     logits = logits.astype(jnp.float32)
     V = logits.shape[-1]
@@ -25,21 +27,31 @@ def cross_entropy(
     if label_smoothing:
         mean = jnp.sum(logits, axis=-1) / V
         picked = (1 - label_smoothing) * picked + label_smoothing * mean
-    return jax.nn.logsumexp(logits, axis=-1) - picked
+    known = (targets >= 0) & (targets < V)
+    return jnp.where(known, jax.nn.logsumexp(logits, axis=-1) - picked, jnp.nan)
 
 
-def chunked_cross_entropy(
-    logits: Callable[[Array], Array],
+def judged(
+    logits: Float[Array, "*rows V"], targets: Int[Array, "*rows"]
+) -> tuple[Float[Array, "*rows"], Bool[Array, "*rows"]]:
+    """`cross_entropy`, and whether the target has the largest logit."""
+    return cross_entropy(logits, targets), jnp.argmax(logits, axis=-1) == targets
+
+
+def in_chunks(
+    score: Callable[[Array, Array], Any],
     features: Float[Array, "B T D"],
     targets: Int[Array, "B T"],
     chunk: int,
-) -> Float[Array, "B T"]:
-    """`cross_entropy(logits(features), targets)` of `chunk` tokens of each row at a time.
+) -> Any:
+    """score(features, targets), whose leaves are (B, T), of `chunk` tokens of each row at a time.
 
-    The logits of all tokens never stand in memory together: those of a chunk are computed again
+    So the logits of all tokens never stand in memory together: those of a chunk are computed again
     for its gradient (as in Wijmans et al. 2025, "Cut your losses in large-vocabulary language
     models", without its kernels).
     """
+    if chunk < 1:
+        raise UserError(f"A chunk is of at least 1 token of each row; got {chunk}.")
     T = targets.shape[1]
     n = -(-T // chunk)
 
@@ -48,13 +60,9 @@ def chunked_cross_entropy(
         x = jnp.pad(x, ((0, 0), (0, -T % n), *[(0, 0)] * (x.ndim - 2)))
         return jnp.moveaxis(x.reshape(x.shape[0], -1, n, *x.shape[2:]), 2, 0)  # n B T/n ...
 
-    @jax.checkpoint
-    def one(part: tuple[Array, Array]) -> Array:
-        x, label = part
-        return cross_entropy(logits(x), label)
-
-    losses = jax.lax.map(one, (parts(features), parts(targets)))
-    return jnp.moveaxis(losses, 0, 2).reshape(len(targets), -1)[:, :T]
+    one = jax.checkpoint(score)
+    found = jax.lax.map(lambda part: one(*part), (parts(features), parts(targets)))
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 2).reshape(len(targets), -1)[:, :T], found)
 
 
 def flat(images: Float[Array, "B *image"]) -> Float[Array, "B values"]:

@@ -136,6 +136,33 @@ def test_per_device_they_are_those_of_each_devices_rows():
     assert abs(found[1]["BatchNorm_0"]["var"] - whole[1]["BatchNorm_0"]["var"]).max() > 0.01
 
 
+# Parts of a batch with unequal numbers of tokens that count
+
+
+def unequal():
+    """Of the first rows all tokens count, of the last ones few, of one row none."""
+    lengths = np.array([8] * 6 + [5, 3, 2, 2, 1, 1, 1, 1, 1, 0])
+    return {**BATCH, "valid": np.arange(8)[None] < lengths[:, None]}
+
+
+def gradient_of_unequal(grad, mesh=ONE):
+    objective = objectives.next_token(MODEL)
+    state = train.init(jax.random.key(0), objective, OPTIMIZER, BATCH, mesh)
+    (loss, aux), found = jax.jit(grad(objective, has_aux=True))(
+        state.params, {}, sharding.feed(unequal(), mesh), jax.random.key(1)
+    )
+    return jax.device_get((loss, aux.weight, found))
+
+
+def test_parts_count_by_their_tokens():
+    whole = gradient_of_unequal(jax.value_and_grad)
+    assert whole[1] == 65
+    jax.tree.map(near, gradient_of_unequal(grads.accumulate(4)), whole)
+    jax.tree.map(near, gradient_of_unequal(grads.accumulate(16)), whole)
+    mesh = sharding.mesh("data=8")
+    jax.tree.map(near, gradient_of_unequal(grads.per_device(mesh), mesh), whole)
+
+
 def test_per_device_without_batch_statistics_is_the_plain_gradient():
     objective = objectives.next_token(MODEL)
     mesh = sharding.mesh("data=2,fsdp=4")

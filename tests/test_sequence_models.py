@@ -358,6 +358,12 @@ def test_the_attention_s_gradients_are_those_of_the_plain_loop(translator, monke
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), ours, plain)
 
 
+def test_packed_documents_are_refused():
+    model = LanguageModel(11, layer(GRU()), embedding=8)
+    with pytest.raises(UserError, match="one document a row"):
+        model.init(key(0), jnp.ones((2, 3), jnp.int32), jnp.ones((2, 3), jnp.int32))
+
+
 def test_tokens_without_an_axis_of_time_are_refused():
     model = LanguageModel(11, layer(GRU()), embedding=8)
     with pytest.raises(UserError, match=r"T at least 1, got an array of shape \(2, 0\)"):

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmodels import objectives
+from jaxmodels import metrics, objectives, sharding, train
+from jaxmodels.data import text
 from jaxmodels.layers import attention, positions
-from jaxmodels.layers.blocks import Block
-from jaxmodels.losses import chunked_cross_entropy, cross_entropy
+from jaxmodels.layers.blocks import Block, pre_norm
+from jaxmodels.losses import cross_entropy, in_chunks
 from jaxmodels.models import transformer
 from jaxmodels.models.transformer import GPT, gpt, llama, translator
 from jaxmodels.typing import CARRY, UserError
@@ -36,6 +37,7 @@ CAUSAL = {
     "alibi, window": alibi_gpt(),
 }
 PAIR = translator(11, 11, 16, 2, 4, 32, context=16)
+ONE = sharding.mesh(devices=jax.devices()[:1])
 TOKENS = jnp.arange(18).reshape(2, 9) * 7 % 10 + 1
 
 
@@ -119,8 +121,7 @@ def test_a_decoder_with_a_cache_as_without():
     np.testing.assert_allclose(cached, whole, **SAME)
 
 
-# Not "gpt": learned positions count from the row's beginning.
-@pytest.mark.parametrize("name", ["llama", "alibi, window"])
+@pytest.mark.parametrize("name", CAUSAL)
 def test_packed_documents_do_not_see_each_other(name):
     segments = jnp.array([[1] * 4 + [2] * 5, [1] * 9])
     packed = jitted(CAUSAL[name])(variables(name), TOKENS, segments)
@@ -202,34 +203,6 @@ def test_alibi_slopes_are_those_of_the_paper():
     )
 
 
-# The fused kernel
-
-
-class NvidiaGpu:
-    device_kind = "NVIDIA H100 80GB HBM3"
-
-
-@pytest.mark.parametrize(
-    ("backend", "dtype", "shape", "masked", "fused"),
-    [
-        ("gpu", jnp.bfloat16, (2, 128, 4, 64), False, True),
-        ("cpu", jnp.bfloat16, (2, 128, 4, 64), False, False),
-        ("gpu", jnp.float32, (2, 128, 4, 64), False, False),
-        ("gpu", jnp.bfloat16, (2, 100, 4, 64), False, False),
-        ("gpu", jnp.bfloat16, (2, 128, 4, 32), False, False),
-        ("gpu", jnp.bfloat16, (2, 128, 4, 64), True, False),
-    ],
-)
-def test_the_fused_kernel_is_asked_for_where_it_is(
-    backend, dtype, shape, masked, fused, monkeypatch
-):
-    q = jnp.zeros(shape, dtype)
-    mask = jnp.ones((2, 1, 128, 128), bool) if masked else None
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    monkeypatch.setattr(jax, "devices", lambda: [NvidiaGpu()])
-    assert attention.has_fused(q, q, mask, None, None) is fused
-
-
 # Losses
 
 
@@ -251,7 +224,7 @@ def test_chunks_change_neither_losses_nor_gradients(chunk):
         return cross_entropy(x @ table.T, TOKENS)
 
     def chunked(x, table):
-        return chunked_cross_entropy(lambda part: part @ table.T, x, TOKENS, chunk)
+        return in_chunks(lambda x, y: cross_entropy(x @ table.T, y), x, TOKENS, chunk)
 
     np.testing.assert_allclose(chunked(x, table), plain(x, table), rtol=1e-5)
 
@@ -288,6 +261,58 @@ def test_both_ways_of_the_objective_are_one_loss():
     losses = cross_entropy(jitted(model)({"params": params}, TOKENS), batch["targets"])
     assert float(plain) == pytest.approx(float(losses[TOKENS > 3].mean()), rel=1e-5)
     assert float(chunked) == pytest.approx(float(plain), rel=1e-5)
+
+
+@pytest.mark.parametrize("target", [-1, 11])
+def test_a_target_outside_the_vocabulary_costs_nan(target):
+    targets = TOKENS.at[0, 3].set(target)
+    logits = jax.random.normal(key(0), (2, 9, 11))
+    assert jnp.isnan(cross_entropy(logits, targets)).sum() == 1
+    batch = {"tokens": TOKENS, "targets": targets, "valid": targets == TOKENS}
+    objective = objectives.next_token(CAUSAL["gpt"])
+    gradient, _ = jax.jit(jax.grad(objective, has_aux=True))(
+        variables("gpt")["params"], {}, batch, key(0)
+    )
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 1.0, float("nan")])
+def test_an_impossible_smoothing_is_refused(smoothing):
+    with pytest.raises(UserError, match=r"in \[0, 1\), got"):
+        objectives.seq2seq(PAIR, smoothing)
+
+
+def test_packed_documents_are_trained_on_and_judged_as_each_alone():
+    documents = [np.arange(1, 6), np.arange(3, 7), np.arange(2, 9)]
+    model, params = CAUSAL["gpt"], variables("gpt")["params"]
+    packed, alone = text.packed(documents, 9), [text.packed([d], 9) for d in documents]
+    figures, chunked = (
+        train.evaluate(judge(model, packed), params, {}, ONE)
+        for judge in (metrics.next_token, metrics.next_token_in_chunks)
+    )
+    assert chunked == pytest.approx(figures, rel=1e-5)
+    own = [train.evaluate(metrics.next_token(model, one), params, {}, ONE) for one in alone]
+    weights = [len(d) - 1 for d in documents]
+    for name in ("cross_entropy", "accuracy"):
+        expected = np.average([one[name] for one in own], weights=weights)
+        assert figures[name] == pytest.approx(expected, rel=1e-4)
+    batch = next(iter(packed.padded(2)))
+    for objective in (objectives.next_token, objectives.next_token_in_chunks):
+        loss, aux = jax.jit(objective(model))(params, {}, batch, key(0))
+        assert float(loss) == pytest.approx(figures["cross_entropy"], rel=1e-4)
+        assert aux.weight == sum(weights)
+
+
+def test_pre_norm_translators_end_with_norms():
+    model = translator(11, 11, 16, 2, 4, 32, context=16, residual=pre_norm)
+    params = jax.jit(model.init)(key(0), TOKENS, TOKENS)["params"]
+    assert {"encoder_norm", "decoder_norm"} < set(params)
+    assert not {"encoder_norm", "decoder_norm"} & set(variables("pair")["params"])
+    shifted = {**params, "decoder_norm": {**params["decoder_norm"], "bias": jnp.full(16, 9.0)}}
+    logits = jitted(model)({"params": params}, TOKENS, TOKENS)
+    moved = jitted(model)({"params": shifted}, TOKENS, TOKENS) - logits
+    table = params["target_embedding"]["embedding"]
+    np.testing.assert_allclose(moved, jnp.broadcast_to(9 * table.sum(1), moved.shape), rtol=1e-3)
 
 
 def test_label_smoothing_reports_the_plain_loss_too():

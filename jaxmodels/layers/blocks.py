@@ -12,6 +12,7 @@ from jaxmodels.typing import CARRY, Array
 
 Make = Callable[..., nn.Module]
 Sublayer = Callable[[Array], Array]
+Residual = Callable[[Sublayer, Sublayer, Array], Array]
 
 
 def pre_norm(norm: Sublayer, sublayer: Sublayer, x: Array) -> Array:
@@ -40,7 +41,7 @@ class Block(nn.Module):
     feedforward: Make
     norm: Make
     cross: Make | None = None
-    residual: Callable[[Sublayer, Sublayer, Array], Array] = pre_norm
+    residual: Residual = pre_norm
     dropout: float = 0.0
 
     @nn.compact

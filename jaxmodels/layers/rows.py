@@ -1,6 +1,8 @@
 """Keeping activations where their rows of the batch are."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax.sharding import AxisType, PartitionSpec
@@ -16,13 +18,31 @@ def rows(x: Array) -> Array:
     v5e, jax 0.10; `tests/test_collectives.py`). Where no mesh is traced for, and where it does not
     divide x, this does nothing.
     """
+    spec = _split(x)
+    return x if spec is None else jax.lax.with_sharding_constraint(x, spec)
+
+
+def on_own_rows(fn: Callable[..., Any], params: Any, *arrays: Array) -> Any:
+    """fn(params, *arrays), of arrays (B, T, ...) of which each device computes what it holds.
+
+    `fn` must treat each token alone. The params are gathered once, and their gradients summed
+    once, also where `fn` is a loop, in which the partitioner would do so at each turn.
+    """
+    spec = _split(arrays[0])
+    if spec is None:
+        return fn(params, *arrays)
+    own = {axis for part in spec if part for axis in ((part,) if isinstance(part, str) else part)}
+    specs = PartitionSpec(), *[spec] * len(arrays)
+    return jax.shard_map(fn, in_specs=specs, out_specs=spec, axis_names=own)(params, *arrays)
+
+
+def _split(x: Array) -> PartitionSpec | None:
     mesh = jax.sharding.get_abstract_mesh()
     # Within `shard_map` an axis is no longer the partitioner's: each device has its own rows.
     kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
     free = {axis for axis, kind in kinds if kind == AxisType.Auto}
     batch = tuple(axis for axis in BATCH_AXES if axis in free)
     if not batch or x.shape[0] % math.prod(mesh.shape[axis] for axis in batch):
-        return x
+        return None
     split = "sequence" in free and x.shape[1] % mesh.shape["sequence"] == 0
-    spec = PartitionSpec(batch, "sequence" if split else None)
-    return jax.lax.with_sharding_constraint(x, spec)
+    return PartitionSpec(batch, "sequence" if split else None)

@@ -15,7 +15,7 @@ from jaxmodels.metrics.classification import (
 from jaxmodels.metrics.evaluation import Evaluation
 from jaxmodels.metrics.latent import elbo, iwae, reconstruction
 from jaxmodels.metrics.regression import regression, regression_figures, regression_sums
-from jaxmodels.metrics.tokens import consecutive, next_token, seq2seq
+from jaxmodels.metrics.tokens import consecutive, next_token, next_token_in_chunks, seq2seq
 
 __all__ = [
     "Evaluation",
@@ -27,6 +27,7 @@ __all__ = [
     "elbo",
     "iwae",
     "next_token",
+    "next_token_in_chunks",
     "reconstruction",
     "regression",
     "regression_figures",

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from jaxmodels.carry import Carried
-from jaxmodels.inputs import carried_inputs, pair_inputs, token_inputs, valid_targets
-from jaxmodels.losses import cross_entropy
+from jaxmodels.inputs import carried_inputs, pair_inputs, scored_inputs, token_inputs, valid_targets
+from jaxmodels.losses import judged
+from jaxmodels.method import Method
 from jaxmodels.metrics.evaluation import Evaluation, Figures, Totals, count
 from jaxmodels.tokens import PAD
 from jaxmodels.typing import Array, Batch, Model
@@ -24,10 +25,24 @@ def next_token(model: Model, split: Any, unit: str = "token", batch_size: int = 
     """
 
     def statistics(logits: Float[Array, "B T V"], batch: Batch) -> dict[str, Array]:
-        valid = valid_targets(batch) & batch["mask"][:, None]
-        return token_sums(logits, batch["targets"], valid)
+        return token_sums(*judged(logits, batch["targets"]), _counted(batch))
 
     return Evaluation(model, split, token_inputs, statistics, token_figures(unit), batch_size)
+
+
+def next_token_in_chunks(
+    model: Model, split: Any, unit: str = "token", batch_size: int = 64
+) -> Evaluation:
+    """`next_token` of a model with a method `judged(tokens, targets)`.
+
+    Its logits never stand in memory together, which a large vocabulary asks for.
+    """
+
+    def statistics(found: tuple[Array, Array], batch: Batch) -> dict[str, Array]:
+        return token_sums(*found, _counted(batch))
+
+    asked = Method(model, "judged")
+    return Evaluation(asked, split, scored_inputs, statistics, token_figures(unit), batch_size)
 
 
 def consecutive(model: Model, stream: Any, unit: str = "token") -> Evaluation:
@@ -47,21 +62,19 @@ def seq2seq(model: Model, split: Any, batch_size: int = 64) -> Evaluation:
 
     def statistics(logits: Float[Array, "B T V"], batch: Batch) -> dict[str, Array]:
         targets = batch["target"][:, 1:]
-        return token_sums(logits, targets, (targets != PAD) & batch["mask"][:, None])
+        return token_sums(*judged(logits, targets), (targets != PAD) & batch["mask"][:, None])
 
     return Evaluation(model, split, pair_inputs, statistics, token_figures("token"), batch_size)
 
 
 def token_sums(
-    logits: Float[Array, "B T V"], targets: Int[Array, "B T"], valid: Bool[Array, "B T"]
+    losses: Float[Array, "B T"], hits: Bool[Array, "B T"], valid: Bool[Array, "B T"]
 ) -> dict[str, Array]:
     """Sum up one batch for `token_figures`."""
-    losses = cross_entropy(logits, targets)
-    hits = (jnp.argmax(logits, axis=-1) == targets) & valid
     return {
         "count": count(valid.reshape(-1)),
         "cross_entropy": jnp.sum(jnp.where(valid, losses, 0.0)),
-        "hits": count(hits.reshape(-1)),
+        "hits": count((hits & valid).reshape(-1)),
     }
 
 
@@ -78,3 +91,7 @@ def token_figures(unit: str) -> Callable[[Totals], Figures]:
         }
 
     return figures
+
+
+def _counted(batch: Batch) -> Bool[Array, "B T"]:
+    return valid_targets(batch) & batch["mask"][:, None]

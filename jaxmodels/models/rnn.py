@@ -18,7 +18,7 @@ from jaxmodels.layers.recurrent import (
     time_dropout,
     uniform,
 )
-from jaxmodels.typing import CARRY, Array
+from jaxmodels.typing import CARRY, Array, UserError
 
 Layer = Callable[..., Recurrent]
 
@@ -53,13 +53,22 @@ class LanguageModel(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens: Int[Array, "B T"], train: bool = False, carry: bool = False
+        self,
+        tokens: Int[Array, "B T"],
+        segments: Int[Array, "B T"] | None = None,
+        train: bool = False,
+        carry: bool = False,
     ) -> Float[Array, "B T V"]:
         """Compute logits; with `carry`, from the states of the collection `carry`, which move on.
 
-        The outputs are float32. A fresh carry is zeros.
+        The outputs are float32. A fresh carry is zeros. `UserError` for rows of several documents.
         """
         check_tokens(self, tokens)
+        if segments is not None:
+            raise UserError(
+                "A recurrent model would carry its state from one packed document into the next: "
+                "give it one document a row, or consecutive windows (`data.text.consecutive`)."
+            )
         embed = nn.Embed(
             self.vocab_size, self.embedding, embedding_init=self.embedding_init, name="embedding"
         )

@@ -8,13 +8,20 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
-from jaxmodels.layers.attention import CrossAttention, KeysValues, SelfAttention, same_segment
-from jaxmodels.layers.blocks import Block, Make, Stack, post_norm
+from jaxmodels.layers.attention import (
+    CrossAttention,
+    KeysValues,
+    SelfAttention,
+    places,
+    same_segment,
+)
+from jaxmodels.layers.blocks import Block, Make, Residual, Stack, post_norm, pre_norm
 from jaxmodels.layers.dense import Dense, project
 from jaxmodels.layers.dropout import Dropout
 from jaxmodels.layers.feedforward import FeedForward, GatedFeedForward, gelu_tanh
 from jaxmodels.layers.positions import Counter, LearnedPositions, SinusoidalPositions, rotary
-from jaxmodels.losses import chunked_cross_entropy
+from jaxmodels.layers.rows import on_own_rows
+from jaxmodels.losses import cross_entropy, in_chunks, judged
 from jaxmodels.tokens import PAD
 from jaxmodels.typing import Array, UserError
 
@@ -88,6 +95,7 @@ class GPT(nn.Module):
     ) -> Float[Array, "B T V"]:
         """Compute logits; tokens see those of their own segment only, if segments are given.
 
+        Positions are then those within the segment. Rows are filled as `data.text.packed` does.
         With `carry` the tokens go on where the last call ended: keys, values and position are in
         the collection of that name, made for as many tokens as `init` is given.
         """
@@ -102,9 +110,16 @@ class GPT(nn.Module):
         train: bool = False,
     ) -> Float[Array, "B T"]:
         """Cross-entropies in nats; the logits never stand in memory together."""
-        features = self._features(tokens, segments, train, carry=False)
-        output = functools.partial(project, embedding=self._output.embedding)
-        return chunked_cross_entropy(output, features, targets, self.chunk)
+        return self._in_chunks(cross_entropy, tokens, targets, segments, train)
+
+    def judged(
+        self,
+        tokens: Int[Array, "B T"],
+        targets: Int[Array, "B T"],
+        segments: Int[Array, "B T"] | None = None,
+    ) -> tuple[Float[Array, "B T"], Bool[Array, "B T"]]:
+        """Cross-entropies, and whether the target has the largest logit; memory as in `losses`."""
+        return self._in_chunks(judged, tokens, targets, segments, train=False)
 
     @property
     def tensor_dims(self) -> Mapping[str, int]:
@@ -115,11 +130,31 @@ class GPT(nn.Module):
     def _output(self) -> nn.Embed:
         return self.embedding if self.tied else self.output
 
+    def _in_chunks(
+        self,
+        score: Callable[[Array, Array], Any],
+        tokens: Array,
+        targets: Array,
+        segments: Array | None,
+        train: bool,
+    ) -> Any:
+        features = self._features(tokens, segments, train, carry=False)
+
+        def own(embedding: Array, features: Array, targets: Array) -> Any:
+            return in_chunks(
+                lambda x, target: score(project(x, embedding), target),
+                *(features, targets, self.chunk),
+            )
+
+        return on_own_rows(own, self._output.embedding, features, targets)
+
     def _features(
         self, tokens: Array, segments: Array | None, train: bool, carry: bool
     ) -> Float[Array, "B T D"]:
         check_length(tokens, self.context)
-        positions = self.count(tokens, carry)
+        if carry and segments is not None:
+            raise UserError("A carry goes on with one document a row; these have segments.")
+        positions = self.count(tokens, carry) if segments is None else places(segments)
         x = self.embedding(tokens)
         if self.positions is not None:
             x = x + self.place(positions).astype(x.dtype)
@@ -146,6 +181,7 @@ class EncoderDecoder(nn.Module):
         dropout: of the embeddings.
         tied: whether the embedding is also the output layer's kernel; if not, it has a bias too.
         stddev: of the embeddings at first; they are multiplied by sqrt(D) (section 3.4).
+        norm: of what each stack returns, which blocks that begin with theirs need; takes a `name`.
         remat: see `Stack`.
         unroll: see `Stack`.
     """
@@ -162,6 +198,7 @@ class EncoderDecoder(nn.Module):
     dropout: float = 0.1
     tied: bool = True
     stddev: float | None = None
+    norm: Make | None = None
     remat: Callable[..., Any] | None = None
     unroll: int = 1
 
@@ -179,6 +216,8 @@ class EncoderDecoder(nn.Module):
         self.encoder = Stack(self.encoder_block, self.depth, self.remat, self.unroll)
         self.decoder = Stack(self.decoder_block, self.depth, self.remat, self.unroll)
         self.memory = KeysValues(self.depth, self.num_heads)
+        if self.norm is not None:
+            self.encoder_norm, self.decoder_norm = self.norm(), self.norm()
         if not self.tied:
             init = nn.initializers.xavier_uniform()
             self.output = Dense(self.vocab_size, kernel_init=init)
@@ -198,7 +237,8 @@ class EncoderDecoder(nn.Module):
         mask = (source != PAD)[:, None, None, :]
         positions = self.count(source)
         x = self._embedded(embedding, self.source_place, source, positions, train)
-        return self.memory(self.encoder(x, train=train, positions=positions, mask=mask)), mask
+        x = self.encoder(x, train=train, positions=positions, mask=mask)
+        return self.memory(x if self.norm is None else self.encoder_norm(x)), mask
 
     def decode(
         self,
@@ -218,6 +258,7 @@ class EncoderDecoder(nn.Module):
         x = self.decoder(
             x, keys_values, train, carry, positions=positions, mask=None, memory_mask=mask
         )
+        x = x if self.norm is None else self.decoder_norm(x)
         if self.tied:
             return project(x, self.target_embedding.embedding)
         return self.output(x).astype(jnp.float32)
@@ -254,6 +295,12 @@ def check_length(tokens: Array, context: int) -> None:
         )
 
 
+def _check_sizes(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise UserError(f"A Transformer's {name} is at least 1; got {size}.")
+
+
 def gpt(
     vocab_size: int,
     context: int,
@@ -268,6 +315,7 @@ def gpt(
 
     The kernels that write to the residual stream start smaller by sqrt(2 depth).
     """
+    _check_sizes(width=width, depth=depth, num_heads=num_heads)
     normal = nn.initializers.normal(0.02)
     inits = {
         "use_bias": use_bias,
@@ -338,6 +386,7 @@ def llama(
 
     Touvron et al. 2023, "LLaMA", section 2.2, and "Llama 2", section 2.2.
     """
+    _check_sizes(width=width, depth=depth, num_heads=num_heads, kv_heads=kv_heads)
     normal = nn.initializers.normal(0.02)
     norm = functools.partial(nn.RMSNorm, epsilon=1e-5)
     attention = functools.partial(
@@ -374,14 +423,21 @@ def translator(
     hidden: int,
     dropout: float = 0.1,
     context: int = 512,
+    residual: Residual = post_norm,
     **options: Any,
 ) -> EncoderDecoder:
-    """The blocks of Vaswani et al. 2017: post-norm, ReLU."""
+    """The blocks of Vaswani et al. 2017: post-norm, ReLU, whose features are dropped as well.
+
+    The paper does not name that last dropout; the authors' code (tensor2tensor) has it. With
+    `pre_norm` for `residual`, both stacks end with a norm (Xiong et al. 2020, "On layer
+    normalization in the Transformer architecture").
+    """
+    _check_sizes(width=width, depth=depth, num_heads=num_heads)
     parts = (
         functools.partial(FeedForward, hidden, dropout=dropout),
         torch_normal,
     )
-    block = functools.partial(Block, residual=post_norm, dropout=dropout)
+    block = functools.partial(Block, residual=residual, dropout=dropout)
     encoder = functools.partial(block, functools.partial(SelfAttention, num_heads), *parts)
     decoder = functools.partial(
         block,
@@ -390,6 +446,7 @@ def translator(
         functools.partial(CrossAttention, num_heads),
     )
     sizes = source_vocab, vocab_size, context, width, depth, num_heads
+    options = {"norm": torch_normal if residual is pre_norm else None, **options}
     return EncoderDecoder(*sizes, encoder, decoder, dropout=dropout, **options)
 
 
