@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
 from jaxmodels.data import text
 from jaxmodels.typing import UserError
@@ -94,6 +95,51 @@ def test_subwords_are_learnt_alike_every_time():
     assert first == again
     assert len(first) == 600
     assert len(first.encode(corpus[0])) < 0.6 * len(corpus[0])
+
+
+def foreign(path, special):
+    """The file of a tokenizer with ids of its own, that frames, pads and cuts what it reads."""
+    tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    trainer = trainers.BpeTrainer(vocab_size=60, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(["the dogs run", "the cats sit"] * 9, trainer)
+    start = special[0]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{start} $A", special_tokens=[(start, 0)]
+    )
+    tokenizer.enable_padding(length=9)
+    tokenizer.enable_truncation(6)
+    tokenizer.save(str(path))
+    return path
+
+
+@pytest.mark.parametrize("special", [["[CLS]", "[UNK]"], ["<eos>", "[UNK]", "<pad>"]])
+def test_subwords_of_a_tokenizer_made_elsewhere(special, tmp_path):
+    vocabulary = text.subwords_from_file(foreign(tmp_path / "tokenizer.json", special))
+    assert vocabulary.tokens[:4] == text.SPECIAL
+    assert len(set(vocabulary.tokens)) == len(vocabulary)
+    sentence = "the dogs sit the cats run the dogs"
+    ids = vocabulary.encode(sentence)
+    assert [vocabulary.tokens[i] for i in ids] == sentence.split()
+    assert vocabulary.decode([text.BOS, *ids[:2].tolist(), text.EOS]) == "<bos> the dogs <eos>"
+    (batch,) = text.pairs([ids], [vocabulary.encode("the zoo")]).padded(1)
+    assert batch["source"][0, 1:-1].tolist() == ids.tolist()
+    again = text.vocabulary_from_json(vocabulary.to_json())
+    assert again == vocabulary
+    assert np.array_equal(again.encode(sentence), ids)
+
+
+def test_a_tokenizer_that_cannot_be_used(tmp_path):
+    path = foreign(tmp_path / "tokenizer.json", ["[UNK]"])
+    rules = json.loads(path.read_text())
+    rules["model"]["vocab"]["the"] += 100
+    path.write_text(json.dumps(rules))
+    with pytest.raises(UserError, match=r"leave out ids: 0, 1, \.\.\. are expected"):
+        text.subwords_from_file(path)
+    path.write_text("no json")
+    for wrong in (path, tmp_path / "none", tmp_path):
+        with pytest.raises(UserError, match=f"{wrong} is no tokenizer.json"):
+            text.subwords_from_file(wrong)
 
 
 def test_words_are_ordered_by_count_then_alphabet():

@@ -18,7 +18,7 @@ from jaxmodels.data.text.pairs import at_most, lengths, pairs
 from jaxmodels.data.text.parallel import ParallelCorpus, load_pairs
 from jaxmodels.data.text.saved import vocabulary_from_json
 from jaxmodels.data.text.stream import Consecutive, Stream, consecutive, stream
-from jaxmodels.data.text.subwords import Subwords, subwords
+from jaxmodels.data.text.subwords import Subwords, subwords, subwords_from_file
 from jaxmodels.data.text.tokenize import detokenize, tokenize_words
 from jaxmodels.data.text.translation import Translation, boundaries, translation
 from jaxmodels.data.text.vocabulary import (
@@ -71,6 +71,7 @@ __all__ = [
     "pairs",
     "stream",
     "subwords",
+    "subwords_from_file",
     "tokenize_words",
     "translation",
     "unframed",
