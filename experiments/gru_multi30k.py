@@ -45,9 +45,7 @@ def gru_multi30k(
     train, test = task.pairs["train"], task.pairs["test"]
     sizes = len(task.source), len(task.target), embedding, features
     model = attention_rnn.AttentionTranslator(*sizes, dropout)
-    translate = functools.partial(
-        generate.translate, model, length=task.longest, beam_size=beam_size
-    )
+    translate = generate.translator(model, task.longest, beam_size)
     look = functools.partial(attention_rnn.cross_attention, model)
     return Experiment(
         objective=objectives.seq2seq(model),
@@ -63,6 +61,7 @@ def gru_multi30k(
         },
         steps=steps,
         published={"translation/bleu": 28.11, "test/perplexity": 23.18},
+        best="validation/perplexity",
         pictures=report.translator(translate, look, task),
         files=task.files,
     )

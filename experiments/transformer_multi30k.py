@@ -47,9 +47,7 @@ def transformer_multi30k(
     sizes = len(task.source), len(task.target), width, depth, width // 32, 2 * width
     options = {"dropout": dropout, "context": task.longest + 1, "unroll": depth}
     model = transformer.transformer_multi30k(*sizes, **options)
-    translate = functools.partial(
-        generate.translate, model, length=task.longest, beam_size=beam_size, alpha=1.5
-    )
+    translate = generate.translator(model, task.longest, beam_size, alpha=1.5)
     look = functools.partial(transformer.cross_attention, model)
     return Experiment(
         objective=objectives.seq2seq(model, label_smoothing),
@@ -65,6 +63,7 @@ def transformer_multi30k(
         },
         steps=steps,
         published={"translation/bleu": 36.52, "test/perplexity": 5.316},
+        best="validation/perplexity",
         pictures=report.translator(translate, look, task),
         files=task.files,
     )

@@ -8,7 +8,7 @@ from jaxmodels.generate.beam import beam_search
 from jaxmodels.generate.choosers import greedy, temperature, top_k, top_p
 from jaxmodels.generate.decoder import Decoder, causal, conditional
 from jaxmodels.generate.sampling import decode, sample
-from jaxmodels.generate.translation import translate, translate_split
+from jaxmodels.generate.translation import translate, translator
 from jaxmodels.generate.writing import write, writer
 
 __all__ = [
@@ -23,7 +23,7 @@ __all__ = [
     "top_k",
     "top_p",
     "translate",
-    "translate_split",
+    "translator",
     "write",
     "writer",
 ]

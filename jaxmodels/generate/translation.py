@@ -1,18 +1,45 @@
 """From a sentence to a sentence."""
 
+import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
-from jaxmodels.generate.beam import beam_search
-from jaxmodels.generate.decoder import Tokens, conditional
+from jaxmodels.generate.beam import beam_search, check_beams
+from jaxmodels.generate.decoder import Decoder, Tokens, causal, check_prompt
 from jaxmodels.generate.sampling import decode
-from jaxmodels.tokens import BOS, EOS, PAD, until
-from jaxmodels.typing import Array, Model, UserError
+from jaxmodels.tokens import BOS, EOS, PAD
+from jaxmodels.typing import Array, Model
+
+
+def translator(
+    model: Model, length: int, beam_size: int = 1, alpha: float = 0.6
+) -> Callable[[Any, Int[Tokens, "B S"]], Int[Array, "B length"]]:
+    """Make `(variables, source (B, S)) -> ids (B, length)` of an encoder-decoder.
+
+    A row has ids up to `<eos>` (3), then `<pad>` (0). One beam is greedy search; more are
+    `beam_search` with its length penalty `alpha`. Neither `<pad>` nor `<bos>` is ever chosen: no
+    model learns to write them.
+
+    Raises `UserError`, before anything is translated, for a length or a beam size below 1, a length
+    beyond the model's context, and alpha below 0.
+    """
+    check_prompt(causal(model), np.array([[BOS]]), length)
+    check_beams(beam_size, alpha)
+
+    def translated(variables: Any, source: Int[Tokens, "B S"]) -> Int[Array, "B length"]:
+        decoder = _Sentences(model, "decode", (_encode(model, variables, source),))
+        start = jnp.full((source.shape[0], 1), BOS, jnp.int32)
+        if beam_size == 1:
+            return decode(decoder, variables, start, length, jax.random.key(0), stop=EOS, pad=PAD)
+        return beam_search(decoder, variables, start, length, beam_size, alpha, EOS, PAD)[0]
+
+    return translated
 
 
 def translate(
@@ -23,38 +50,21 @@ def translate(
     beam_size: int = 1,
     alpha: float = 0.6,
 ) -> Int[Array, "B length"]:
-    """Translate by an encoder-decoder: ids up to `<eos>` (3), then `<pad>` (0).
-
-    One beam is greedy search; more are `beam_search` with its length penalty `alpha`.
-
-    Raises `UserError` for a beam size or a length below 1, and for alpha below 0.
-    """
-    if beam_size < 1:
-        raise UserError(f"The beam size is at least 1, which is greedy search; got {beam_size}.")
-    decoder = conditional(model, _encode(model, variables, source))
-    start = jnp.full((source.shape[0], 1), BOS, jnp.int32)
-    if beam_size == 1:
-        return decode(decoder, variables, start, length, jax.random.key(0), stop=EOS, pad=PAD)
-    tokens, _ = beam_search(decoder, variables, start, length, beam_size, alpha, EOS, PAD)
-    return tokens
+    """Translate as `translator` does."""
+    return translator(model, length, beam_size, alpha)(variables, source)
 
 
-def translate_split(
-    model: Model,
-    variables: Any,
-    split: Any,
-    length: int,
-    beam_size: int = 1,
-    alpha: float = 0.6,
-    batch_size: int = 100,
-) -> list[list[int]]:
-    """Translate the "source" of every example of a split, in order: ids without `<eos>`."""
-    found: list[list[int]] = []
-    for batch in split.padded(batch_size):
-        source = split.preprocess(batch)["source"]
-        tokens = translate(model, variables, source, length, beam_size, alpha)
-        found += until(np.asarray(tokens)[batch["mask"]])
-    return found
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Sentences(Decoder):
+    """A decoder that writes words, and the end."""
+
+    def step(
+        self, variables: Any, carry: Any, tokens: Int[Array, "B T"]
+    ) -> tuple[Float[Array, "B V"], Any]:
+        """As a decoder's, neither `<pad>` nor `<bos>` being possible."""
+        logits, carry = super().step(variables, carry, tokens)
+        return logits.at[:, jnp.array([PAD, BOS])].set(-jnp.inf), carry
 
 
 @partial(jax.jit, static_argnames="model")

@@ -56,7 +56,7 @@ def bleu(
 
     Args:
         decode: of variables and source ids (B, S), ids (B, T), each row ended by `<eos>` (3); such
-            as `lambda variables, source: generate.translate(model, variables, source, 50)`.
+            as `generate.translator(model, 50)`.
         split: examples with "source", "target" and "index", the place of each in `references`.
         references: one translation a sentence, as its translator wrote it.
         tokenize: a reference's tokens.

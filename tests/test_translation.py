@@ -1,0 +1,57 @@
+"""Translators made ready, and what they never write."""
+
+import importlib.util
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmodels import generate
+from jaxmodels.models import transformer
+from jaxmodels.typing import UserError
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+PAIR = transformer.translator(11, 11, 8, 1, 2, 16, context=9, tied=False)
+SOURCE = jnp.arange(24).reshape(4, 6) * 5 % 7 + 4
+
+
+def experiment(name):
+    spec = importlib.util.spec_from_file_location(name, EXPERIMENTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(module, name)
+
+
+@pytest.mark.parametrize("name", ["transformer_multi30k", "gru_multi30k"])
+def test_a_beam_size_that_is_none_is_refused_before_a_run_begins(name):
+    with pytest.raises(UserError, match="at least one beam; got 0"):
+        experiment(name)(dataset="numbers", beam_size=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((0,), "from 1 up; got 0"),
+        ((9,), "and 9 more make 10; the model's context is 9"),
+        ((5, -2), "at least one beam; got -2"),
+        ((5, 2, -0.1), "alpha is 0 .* or above; got -0.1"),
+        ((5, 2, float("nan")), "got nan"),
+    ],
+)
+def test_a_translator_is_checked_when_it_is_made(arguments, said):
+    with pytest.raises(UserError, match=said):
+        generate.translator(PAIR, *arguments)
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_neither_padding_nor_a_beginning_is_written(beam_size):
+    variables = jax.jit(PAIR.init)(jax.random.key(0), SOURCE, SOURCE)
+    bias = variables["params"]["output"]["bias"]
+    variables["params"]["output"]["bias"] = bias.at[jnp.array([0, 2])].set(99.0)
+    found = np.asarray(generate.translator(PAIR, 7, beam_size)(variables, SOURCE))
+    for row in found.tolist():
+        words = row[: row.index(3)] if 3 in row else row
+        assert not {0, 2} & set(words)
+        assert not any(row[len(words) + 1 :])
