@@ -19,12 +19,13 @@ SCRIPT = Path(__file__).parent.parent / "experiments" / "cnn_digits.py"
 
 
 def refused(capsys, make, *arguments):
-    """What is printed on stderr of a mistake, as one text without line breaks."""
+    """What is printed on stderr of a mistake, and nothing else, as one text without line breaks."""
     with pytest.raises(SystemExit) as caught:
         run(make, [str(argument) for argument in arguments])
     out, errors = capsys.readouterr()
     assert caught.value.code == 2
     assert "Traceback" not in errors
+    assert "JAX" not in errors  # whose notes are on tracebacks
     assert out == ""
     return " ".join(errors.replace("│", "").split())
 
@@ -153,7 +154,26 @@ def test_more_classes_than_the_model_has(capsys, tmp_path):
     with pytest.raises(SystemExit) as caught:
         quietly(on(GOOD, GOOD, num_classes=11), "--out", tmp_path / "run")
     assert caught.value.code == 2
-    assert "expected (B, 11)" in capsys.readouterr().err
+    errors = capsys.readouterr().err
+    assert "expected (B, 11)" in errors
+    assert errors.endswith("of the dataset that it is judged on.\n")
+
+
+class Picky(Net):
+    """A model that takes no image."""
+
+    def __call__(self, x, train=False):
+        raise UserError(f"expected text; got {x.shape}")
+
+
+def test_a_model_that_refuses_its_input(capsys, tmp_path):
+    def made(steps: int = 12) -> Experiment:
+        objective = objectives.classification(Picky(8, 0.0))
+        return dataclasses.replace(tiny(steps=steps), objective=objective)
+
+    words = refused(capsys, made, "--out", tmp_path / "run")
+    assert words == f"{Path(sys.argv[0]).name}: expected text; got (16, 8, 8, 1)"
+    assert not (tmp_path / "run").exists()
 
 
 # The script as it is started

@@ -11,7 +11,7 @@ from tiny_run import disturbed, quietly, send, tiny
 
 from jaxmodels import report, sharding, train
 from jaxmodels.experiment import Options, cost, energy
-from jaxmodels.experiment.training import configured
+from jaxmodels.experiment.prepared import configured
 from jaxmodels.typing import UserError
 
 CPU = types.SimpleNamespace(platform="cpu")

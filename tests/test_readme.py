@@ -13,7 +13,7 @@ import pytest
 
 from jaxmodels import plan
 from jaxmodels.data import declared
-from jaxmodels.experiment import cli, training
+from jaxmodels.experiment import cli, prepared
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -82,7 +82,7 @@ def test_a_command_is_understood_and_its_batch_can_be_split(command, monkeypatch
     hyperparameters, options = cli.parse(make, arguments)
     with declared.instead_of_data():
         experiment = make(**hyperparameters)
-    training.check(experiment, options, devices(command))
+    prepared.check(experiment, options, devices(command))
 
 
 def test_a_slice_is_among_the_commands():

@@ -18,7 +18,8 @@ from jaxmodels.experiment.claim import Experiment
 from jaxmodels.experiment.folder import open_folder
 from jaxmodels.experiment.heap import keep_freed_memory
 from jaxmodels.experiment.options import Options
-from jaxmodels.experiment.training import Outcome, check, train
+from jaxmodels.experiment.prepared import prepare
+from jaxmodels.experiment.training import Outcome, train_prepared
 from jaxmodels.train import Diverged
 from jaxmodels.train.checkpoint import SaveFailed
 from jaxmodels.typing import UserError
@@ -55,10 +56,9 @@ def run(make: Callable[..., Experiment], argv: Sequence[str] | None = None) -> O
         sharding.start(options.coordinator, options.processes, options.process_id)
         use_compilation_cache(options.compilation_cache)
         check_steps(hyperparameters)
-        experiment = make(**hyperparameters)
-        check(experiment, options)
-        folder = open_folder(make, hyperparameters, experiment, options)
-        return train(experiment, options, folder)
+        prepared = prepare(make(**hyperparameters), options)
+        folder = open_folder(make, hyperparameters, prepared.experiment, options)
+        return train_prepared(prepared, folder)
     except (Diverged, SaveFailed) as error:
         raise SystemExit(complain(error, status=1)) from None
     except UserError as error:
@@ -96,9 +96,9 @@ def check_steps(hyperparameters: Mapping[str, Any]) -> None:
 
 
 def complain(error: Exception, status: int) -> int:
-    """Print the error and its notes, and give the exit status back."""
-    lines = [f"{Path(sys.argv[0]).name}: {error}", *getattr(error, "__notes__", ())]
-    print(*lines, sep="\n", file=sys.stderr)
+    """Print the error and its notes, less jax's on its tracebacks; give the exit status back."""
+    notes = [n for n in getattr(error, "__notes__", ()) if "JAX_TRACEBACK_FILTERING" not in n]
+    print(f"{Path(sys.argv[0]).name}: {error}", *notes, sep="\n", file=sys.stderr)
     return status
 
 

@@ -10,7 +10,7 @@ from jaxmodels.experiment.bucket import at, mirrored
 from jaxmodels.experiment.claim import Experiment
 from jaxmodels.experiment.folder import write_json
 from jaxmodels.experiment.options import Options
-from jaxmodels.experiment.training import check, configured, plain_step
+from jaxmodels.experiment.prepared import check, configured, plain_step
 from jaxmodels.plan import Plan, Target
 from jaxmodels.train import abstract, placed_step
 

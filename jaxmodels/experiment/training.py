@@ -3,43 +3,36 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from jaxmodels import grads, report, sharding, tree
+from jaxmodels import report, sharding, tree
 from jaxmodels.experiment.bucket import CHECKPOINTS, Folder, Mirror, mirrored
 from jaxmodels.experiment.claim import Experiment
 from jaxmodels.experiment.cost import account
 from jaxmodels.experiment.folder import RESULTS, continuation, write_json
 from jaxmodels.experiment.options import Options
 from jaxmodels.experiment.page import PAGE, write_page
+from jaxmodels.experiment.prepared import Prepared, prepare
 from jaxmodels.experiment.record import Recorder
 from jaxmodels.experiment.signals import Asked, listening, together
 from jaxmodels.report.verdict import better_by, single_values
-from jaxmodels.saved import POLICIES, saving
 from jaxmodels.train import (
     Action,
     Diverged,
     OnScalars,
     State,
-    abstract,
     check_finite,
-    compile_step,
     evaluator,
     fit,
     healthy,
     init,
-    repeat,
-    skip_nonfinite,
-    update,
 )
 from jaxmodels.train.checkpoint import Checkpoints
-from jaxmodels.train.step import Update
 from jaxmodels.typing import UserError
 
 
@@ -53,7 +46,12 @@ class Outcome:
 
 
 def train(experiment: Experiment, options: Options, folder: Folder) -> Outcome:
-    """Train the experiment in `folder`, from the newest good checkpoint there if there is one.
+    """Prepare the experiment, and train it in `folder`."""
+    return train_prepared(prepare(experiment, options), folder)
+
+
+def train_prepared(prepared: Prepared, folder: Folder) -> Outcome:
+    """Train in `folder`, from the newest good checkpoint there if there is one.
 
     Raises:
         UserError: a mistake of the user's.
@@ -62,13 +60,12 @@ def train(experiment: Experiment, options: Options, folder: Folder) -> Outcome:
         SystemExit: a signal asked to stop; the state is saved.
     """
     with mirrored(folder) as mirror:
-        return _train(experiment, options, mirror)
+        return _train(prepared, mirror)
 
 
-def _train(experiment: Experiment, options: Options, mirror: Mirror) -> Outcome:
+def _train(prepared: Prepared, mirror: Mirror) -> Outcome:
+    experiment, options, mesh = prepared.experiment, prepared.options, prepared.mesh
     folder = mirror.folder
-    mesh = check(experiment, options)
-    experiment = configured(experiment, options)
     every = options.interval("log_every", experiment.steps, 100)
     with (
         Recorder(
@@ -79,7 +76,7 @@ def _train(experiment: Experiment, options: Options, mirror: Mirror) -> Outcome:
         listening() as asked,
         together(folder / CHECKPOINTS),
     ):
-        run = _Run(experiment, options, mesh, mirror, recorder, checkpoints)
+        run = _Run(**vars(prepared), mirror=mirror, recorder=recorder, checkpoints=checkpoints)
         state = run.fit(run.begin(), asked)
         figures = {} if asked.number else run.figures(state)
         checkpoints.wait()
@@ -98,45 +95,6 @@ def _train(experiment: Experiment, options: Options, mirror: Mirror) -> Outcome:
     return Outcome(state, figures, folder)
 
 
-def check(experiment: Experiment, options: Options, devices: Sequence[Any] | None = None) -> Mesh:
-    """The mesh of the options; raises `UserError` where it is none, or the batch does not fit."""
-    mesh = sharding.mesh(options.mesh, devices)
-    batch_size, parts = experiment.train.batch_size, options.accumulate
-    if batch_size % parts:
-        raise UserError(
-            f"a batch of {batch_size} cannot be taken in {parts} equal parts; "
-            f"choose a batch size that is a multiple of {parts}, or another --accumulate"
-        )
-    sharding.local_rows(mesh, batch_size)
-    return mesh
-
-
-def configured(experiment: Experiment, options: Options) -> Experiment:
-    """The experiment with the precision, seed, accumulation and so on of the options."""
-    policy = POLICIES[options.saved]
-    if policy is not None:
-        objective = saving(experiment.objective, policy)
-        experiment = dataclasses.replace(experiment, objective=objective)
-    if options.precision == "bf16":
-        experiment = experiment.in_precision(jnp.bfloat16)
-    grad = experiment.grad
-    if options.accumulate > 1:
-        grad = grads.accumulate(options.accumulate, grad)
-    return dataclasses.replace(experiment, train=experiment.train.reseed(options.seed), grad=grad)
-
-
-def compiled_step(experiment: Experiment, options: Options) -> Any:
-    """The step of a configured experiment; of several steps a call if the options say so."""
-    step = plain_step(experiment, options)
-    return compile_step(step if options.steps_per_call == 1 else repeat(step))
-
-
-def plain_step(experiment: Experiment, options: Options) -> Update:
-    """One step of a configured experiment, not compiled."""
-    step = update(experiment.prepared_objective, experiment.optimizer, experiment.grad)
-    return skip_nonfinite(step) if options.on_nan == "skip" else step
-
-
 def open_checkpoints(experiment: Experiment, options: Options, folder: Folder) -> Checkpoints:
     """The run's checkpoints: the newest ones, and the best by the experiment's figure."""
     best = experiment.best_figure
@@ -144,13 +102,10 @@ def open_checkpoints(experiment: Experiment, options: Options, folder: Folder) -
     return Checkpoints(folder / CHECKPOINTS, keep=options.keep, best=best, minimize=lower)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Run:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Run(Prepared):
     """The parts of a run under way, and what it does between steps."""
 
-    experiment: Experiment
-    options: Options
-    mesh: Mesh
     mirror: Mirror
     recorder: Recorder
     checkpoints: Checkpoints
@@ -159,20 +114,16 @@ class _Run:
 
     def begin(self) -> State:
         """The newest good checkpoint's state, or a new one."""
-        experiment = self.experiment
-        parts = experiment.prepared_objective, experiment.optimizer, experiment.train.example
-        like = abstract(*parts, self.mesh, experiment.placement)
-        restored = self.checkpoints.restore_latest(like)
+        restored = self.checkpoints.restore_latest(self.like)
         for reason in restored.rejected if restored else ():
             self.recorder.message(f"damaged checkpoint passed over: {reason}")
-        key = jax.random.key(self.options.seed)
-        state = restored.state if restored else init(key, *parts, self.mesh, experiment.placement)
-        begin = int(state.step)
-        _check_steps(experiment.steps - begin, begin, self.options.steps_per_call)
+        state = restored.state if restored else self._new()
+        begin, steps = int(state.step), self.experiment.steps
+        _check_steps(steps - begin, begin, self.options.steps_per_call)
         self.recorder.resume(begin)
         self.recorder.message(
-            f"{tree.count(like.params):,} parameters on {self.mesh.size} x "
-            f"{self.mesh.devices.flat[0].device_kind}, {experiment.steps:,} steps"
+            f"{tree.count(state.params):,} parameters on {self.mesh.size} x "
+            f"{self.mesh.devices.flat[0].device_kind}, {steps:,} steps"
             + (f", going on at {begin:,}" if begin else "")
         )
         return state
@@ -182,7 +133,7 @@ class _Run:
         steps, per_call = self.experiment.steps, self.options.steps_per_call
         state = fit(
             state,
-            compiled_step(self.experiment, self.options),
+            self.step,
             self.experiment.train,
             self.mesh,
             steps,
@@ -216,6 +167,11 @@ class _Run:
         self.recorder.end_window()
         self.mirror.copy()  # Before: the lines up to a checkpoint that is there are there.
         self.checkpoints.save(n, state, single_values(self.judged.get(n, {})))
+
+    def _new(self) -> State:
+        experiment, key = self.experiment, jax.random.key(self.options.seed)
+        parts = experiment.prepared_objective, experiment.optimizer, experiment.train.example
+        return init(key, *parts, self.mesh, experiment.placement)
 
     def _evaluate(self, state: State) -> dict[str, Any]:
         params = self.experiment.evaluated(state)
