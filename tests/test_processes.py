@@ -96,15 +96,18 @@ MESHES = {2: "data=2,fsdp=2", 4: "data=2,fsdp=4"}
 """By the number of processes, with two devices each."""
 
 
-def start(folder, count, options=OPTIONS, killed=None):
-    """Several processes that train together; one may kill itself at step 10."""
+def start(folder, count, options=OPTIONS, killed=None, last=()):
+    """Several processes that train together; one may kill itself at step 10.
+
+    `last` are arguments of the last one alone.
+    """
     joined = f"--mesh {MESHES[count]} --coordinator {free_address()} --processes {count}"
     command = [sys.executable, str(TINY), "--out", str(folder), *options.split(), *joined.split()]
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2"}
     fatal = {**environment, "TINY_KILLED_AT": "10"}
     return [
         subprocess.Popen(
-            [*command, "--process-id", str(number)],
+            [*command, "--process-id", str(number), *(last if number == count - 1 else ())],
             env=fatal if number == killed else environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -162,6 +165,22 @@ def test_several_processes_are_one_run(count, devices, tmp_path):
     outcome, printed = quietly(tiny, *arguments, "--steps", 14, "--out", tmp_path / "several")
     assert "going on at 12" in printed
     assert int(outcome.state.step) == 14
+
+
+@pytest.mark.parametrize(
+    ("last", "words"),
+    [
+        (("--seed", "1"), "  seed: 0 there, 1 here\n"),
+        # Its own mistake, as if its data were not there.
+        pytest.param(("--data-dir", "/nowhere"), "/nowhere holds no data", marks=pytest.mark.slow),
+    ],
+)
+def test_a_mistake_on_one_is_an_error_on_all(last, words, tmp_path):
+    printed = finish(start(tmp_path / "run", 2, last=last), 2)
+    assert words in printed[1][1]
+    assert "tiny_run.py: another process failed; its own message says why\n" in printed[0][1]
+    assert not any("Traceback" in errors for _, errors in printed)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

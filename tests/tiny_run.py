@@ -24,6 +24,7 @@ from jaxmodels.data import image
 from jaxmodels.data.batches import Batches
 from jaxmodels.data.order import shuffled
 from jaxmodels.experiment import Experiment, run
+from jaxmodels.typing import UserError
 
 
 class Net(nn.Module):
@@ -53,7 +54,7 @@ def tiny(
     """Digits, with augmentation and an average of the params.
 
     Args:
-        data_dir: not read.
+        data_dir: not read, but for one that is called `/nowhere`.
         steps: updates.
         batch_size: examples per update.
         rate: learning rate.
@@ -61,6 +62,8 @@ def tiny(
         dropout: before the output layer.
         bad_step: that trains on an image of NaN.
     """
+    if data_dir == "/nowhere":
+        raise UserError(f"{data_dir} holds no data")
     digits = data.load("digits")
     train = dict(digits["train"].read(np.arange(len(digits["train"]))))
     train["image"] = train["image"].astype(np.float32) / 16

@@ -14,14 +14,18 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from jaxmodels import sharding
 from jaxmodels.data import cache
+from jaxmodels.experiment import agreement
+from jaxmodels.experiment.bucket import Folder
 from jaxmodels.experiment.claim import Experiment
 from jaxmodels.experiment.folder import open_folder
 from jaxmodels.experiment.heap import keep_freed_memory
 from jaxmodels.experiment.options import Options
-from jaxmodels.experiment.prepared import prepare
+from jaxmodels.experiment.prepared import Prepared, prepare
+from jaxmodels.experiment.signals import together
 from jaxmodels.experiment.training import Outcome, train_prepared
 from jaxmodels.train import Diverged
 from jaxmodels.train.checkpoint import SaveFailed
+from jaxmodels.train.collective import check_same, on_all
 from jaxmodels.typing import UserError
 
 HELP = tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone
@@ -55,9 +59,8 @@ def run(make: Callable[..., Experiment], argv: Sequence[str] | None = None) -> O
         keep_freed_memory()
         sharding.start(options.coordinator, options.processes, options.process_id)
         use_compilation_cache(options.compilation_cache)
-        check_steps(hyperparameters)
-        prepared = prepare(make(**hyperparameters), options)
-        folder = open_folder(make, hyperparameters, prepared.experiment, options)
+        with together():
+            prepared, folder = begin(make, hyperparameters, options)
         return train_prepared(prepared, folder)
     except (Diverged, SaveFailed) as error:
         raise SystemExit(complain(error, status=1)) from None
@@ -86,6 +89,18 @@ def parse(
     description = sys.modules[make.__module__].__doc__
     command = tyro.cli(Command, args=argv, description=description, config=HELP)
     return command.experiment, command.run
+
+
+def begin(
+    make: Callable[..., Experiment], hyperparameters: Mapping[str, Any], options: Options
+) -> tuple[Prepared, Folder]:
+    """Make the experiment and open its folder; what is wrong on one process is an error on all."""
+    # First, for it also connects them: to read the data may take some of them long.
+    check_same(agreement.asked(make, hyperparameters, options))
+    check_steps(hyperparameters)
+    prepared = on_all(lambda: prepare(make(**hyperparameters), options))
+    check_same(agreement.read(prepared.experiment))
+    return prepared, open_folder(make, hyperparameters, prepared.experiment, options)
 
 
 def check_steps(hyperparameters: Mapping[str, Any]) -> None:

@@ -53,8 +53,10 @@ def listening() -> Iterator[Asked]:
 
 
 @contextlib.contextmanager
-def together(checkpoints: Folder) -> Iterator[None]:
+def together(checkpoints: Folder | None = None) -> Iterator[None]:
     """If another process is lost, end this one, with advice on stderr; alone, do nothing.
+
+    `checkpoints` is where the run's are, once it has begun.
 
     The exit status is 1 where a collective fails, or a checkpoint, of which the lost one had a
     part. It is SIGABRT's, 134, where both wait for the lost one until jax's runtime misses its
@@ -68,10 +70,7 @@ def together(checkpoints: Folder) -> Iterator[None]:
     advice = (
         f"{Path(sys.argv[0]).name}: process {jax.process_index()} of {count} ended before the run "
         "was done: it or another one was killed or failed, or its machine was lost. The first "
-        "one to end tells why.\n"
-        f"Every completed checkpoint in {checkpoints} is good. To go on from the newest, start "
-        "the processes again, more or fewer if need be, with\n"
-        f"  --out {checkpoints.parent}"
+        "one to end tells why.\n" + _how_to_go_on(checkpoints)
     )
     with _will(advice):
         try:
@@ -84,6 +83,15 @@ def together(checkpoints: Folder) -> Iterator[None]:
     # Not by the interpreter's way out: there jax waits for all processes, and the lost one never
     # comes; nor by way of the checkpoints, whose last write may wait for it too.
     os._exit(1)
+
+
+def _how_to_go_on(checkpoints: Folder | None) -> str:
+    if checkpoints is None:
+        return "No step was taken; start the processes again, more or fewer if need be."
+    return (
+        f"Every completed checkpoint in {checkpoints} is good. To go on from the newest, start "
+        f"the processes again, more or fewer if need be, with\n  --out {checkpoints.parent}"
+    )
 
 
 def _as_preempted(signum: int, frame: FrameType | None) -> None:

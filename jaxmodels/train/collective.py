@@ -1,14 +1,16 @@
 """What one process decides and all must know. Every function here is called by all processes."""
 
 import json
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxmodels.typing import UserError
+
+T = TypeVar("T")
 
 
 def from_first(work: Callable[[], Any]) -> Any:
@@ -38,6 +40,34 @@ def raise_any(error: BaseException | None) -> None:
         raise error
     if failed:
         raise UserError("another process failed; its own message says why")
+
+
+def on_all(work: Callable[[], T]) -> T:
+    """The result of `work`, which each process does; if it raises on one, all processes raise."""
+    try:
+        result = work()
+    except Exception as error:
+        raise_any(error)
+        raise
+    raise_any(None)
+    return result
+
+
+def check_same(facts: Mapping[str, str]) -> None:
+    """Raise `UserError` on all processes if the facts of one differ from those of process 0."""
+    there = from_first(lambda: dict(facts))
+    different = [
+        f"  {name}: {there.get(name, 'absent')} there, {facts.get(name, 'absent')} here"
+        for name in sorted(there.keys() | facts.keys())
+        if there.get(name) != facts.get(name)
+    ]
+    error = UserError(
+        f"process {jax.process_index()} does not agree with process 0, with which it is to train:\n"
+        + "\n".join(different)
+        + "\n"
+        "Start all with the same command, on the same data, with the same packages."
+    )
+    raise_any(error if different else None)
 
 
 def _broadcast(answer: dict[str, Any]) -> dict[str, Any]:
