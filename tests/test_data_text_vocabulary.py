@@ -212,15 +212,6 @@ def test_a_tokenizer_of_ones_own_must_be_given_again():
     assert text.vocabulary_from_json(saved, cut_at_commas) == vocabulary
 
 
-def test_frames_come_off_again():
-    ids = np.array([7, 1, 9])
-    framed = text.framed(ids)
-    assert framed.tolist() == [text.BOS, 7, 1, 9, text.EOS]
-    assert framed.dtype == np.int32
-    assert text.unframed(np.append(framed, [0, 0, 8])).tolist() == [7, 1, 9]
-    assert text.unframed([7, 0, 9]).tolist() == [7, 9]
-
-
 @pytest.mark.parametrize(
     ("sentence", "words"),
     [

@@ -2,12 +2,13 @@
 
 import re
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_report import check
 
-from jaxmodels import report
-from jaxmodels.report.text import SHOWN
+from jaxmodels import data, report
+from jaxmodels.report.translator import SHOWN
 from jaxmodels.report.verdict import better_by, written
 
 
@@ -57,23 +58,56 @@ def test_sampling_draws_at_each_temperature_and_says_how_fast(tmp_path):
 
 
 def test_translations_stand_side_by_side(tmp_path):
-    rows = [(f"ein <Satz> {n}.", f"a sentence {n}!", f"one sentence {n}?") for n in range(100)]
-    (section,) = report.translating(lambda variables: rows[:variables])(100, {})
-    text = page(tmp_path, section)
-    assert "ein &lt;Satz&gt; 0." in text
-    assert "a sentence 99!" in text
-    assert text.count("<tr>") == 1 + SHOWN
-    assert f"{SHOWN} of 100 sentences" in text
+    rows = [("ein <Satz>.", "a sentence!", "one sentence?")]
+    text = page(tmp_path, report.translations(rows, "1 < 2"))
+    assert text.index("ein &lt;Satz&gt;.") < text.index("a sentence!") < text.index("one sentence?")
+    assert '<p class="note">1 &lt; 2</p>' in text
 
 
-def test_few_translations():
-    assert report.translations([("a", "b", "c")]).html.count("<tr>") == 2
+@pytest.mark.parametrize(("count", "shown"), [(100, SHOWN), (2, 2)])
+def test_a_translator_is_shown_at_equal_distances_and_with_its_speed(count, shown, tmp_path):
+    calls = []
+
+    def translate(variables, source):
+        calls.append(source[:, 1] - 4)
+        return np.where(source == 2, 5, source)[:, :3] + variables
+
+    def look(variables, source, target):
+        return jnp.ones((1, 2, target.shape[1], source.shape[1]))
+
+    sections = report.translator(translate, look, Task(count))(jnp.zeros((), int), {})
+    text = page(tmp_path, *sections)
+    # The first call is for compiling, and not counted.
+    first, second = calls
+    np.testing.assert_array_equal(first, second)
+    assert (first[0], first[-1], len(first)) == (0, count - 1, shown)
+    assert text.count("<tr>") == 1 + shown
+    assert f"source {count - 1}" in text
+    assert re.search(
+        rf"{shown} of {count} sentences; [\d,]+ tokens per second, {shown} sentences at a time",
+        text,
+    )
+    assert [section.title for section in sections] == ["Translations", "Attention"]
+
+
+class Task:
+    """A parallel corpus, as far as the page knows one: sentence n is the word n + 4."""
+
+    def __init__(self, count):
+        ids = [[n + 4] for n in range(count)]
+        self.pairs = {"test": data.text.pairs(ids, ids)}
+        self.sources = {"test": [f"source {n}" for n in range(count)]}
+        self.references = {"test": [f"reference {n}" for n in range(count)]}
+        self.source = self.target = data.text.words(" ".join(f"w{n:03}" for n in range(count)))
+
+    def written(self, ids):
+        return self.target.decode(ids)
 
 
 def test_attention_has_its_words_on_both_axes(tmp_path):
     one = attention_map()
     strange = report.AttentionMap(np.eye(2)[None], ["<a>", "b & c"], ["d", "<eos>"])
-    (section,) = report.attending(lambda variables: variables)([one, strange], {})
+    section = report.attention([one, strange])
     text = page(tmp_path, section)
     for word in (*one.queries, *one.keys):
         assert text.count(f">{word}</text>") == 3
@@ -92,8 +126,8 @@ def test_attention_of_other_words_is_refused():
 
 def test_sections_of_several_come_together():
     pictures = report.together(
-        report.translating(lambda variables: [("a", "b", "c")]),
-        report.attending(lambda variables: [attention_map()]),
+        lambda variables, measured: [report.translations([("a", "b", "c")])],
+        lambda variables, measured: [report.attention([attention_map()])],
     )
     assert [section.title for section in pictures({}, {})] == ["Translations", "Attention"]
 

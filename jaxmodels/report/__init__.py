@@ -3,7 +3,7 @@
 Importing this is cheap: matplotlib and jax are imported only where a page is made.
 """
 
-from jaxmodels.report.attention import AttentionMap, attending, attention
+from jaxmodels.report.attention import AttentionMap, attention
 from jaxmodels.report.classification import classification
 from jaxmodels.report.comparison import comparison
 from jaxmodels.report.confusion import confusion
@@ -16,7 +16,7 @@ from jaxmodels.report.page import Section, write_page
 from jaxmodels.report.plan import plan, plan_lines
 from jaxmodels.report.predictions import predictions
 from jaxmodels.report.tables import parameters, settings
-from jaxmodels.report.text import samples, sampling, together, translating, translations
+from jaxmodels.report.text import samples, sampling, together, translations
 from jaxmodels.report.throughput import throughput
 from jaxmodels.report.translator import translator
 from jaxmodels.report.verdict import summary
@@ -26,7 +26,6 @@ __all__ = [
     "Costs",
     "Log",
     "Section",
-    "attending",
     "attention",
     "classification",
     "comparison",
@@ -48,7 +47,6 @@ __all__ = [
     "summary",
     "throughput",
     "together",
-    "translating",
     "translations",
     "translator",
     "write_page",

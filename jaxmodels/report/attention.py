@@ -1,8 +1,8 @@
 """Which words a model looks at."""
 
 import html
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,16 +26,6 @@ def attention(maps: Sequence[AttentionMap]) -> Section:
     shown = "".join(map(_heads, maps))
     note = "Each row's word looks at the columns' words; full colour is a weight of 1."
     return Section("Attention", f'{shown}<p class="note">{note}</p>')
-
-
-def attending(look: Callable[[Any], Sequence[AttentionMap]]) -> Callable[..., list[Section]]:
-    """Make `(variables, measured) -> sections`, of the maps that `look(variables)` gives."""
-
-    def sections(variables: Any, measured: Mapping[str, Any]) -> list[Section]:
-        del measured
-        return [attention(look(variables))]
-
-    return sections
 
 
 def _heads(one: AttentionMap) -> str:

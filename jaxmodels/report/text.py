@@ -14,7 +14,6 @@ from jaxmodels.report.tables import table
 Sections = Callable[[Any, Mapping[str, Any]], list[Section]]
 Row = tuple[str, str, str]
 
-SHOWN = 12
 BOX = (
     "margin:0 0 .8rem; padding:.6rem .8rem; border-radius:4px; background:var(--soft); "
     "font-size:.82rem; line-height:1.45; white-space:pre-wrap; overflow-wrap:anywhere"
@@ -29,7 +28,7 @@ def samples(texts: Mapping[str, Sequence[str]], note: str = "") -> Section:
         for label, drawn in texts.items()
     )
     text = f'<div class="panels">{"".join(columns)}</div>'
-    return Section("Samples", text + f'<p class="note">{html.escape(note)}</p>' * bool(note))
+    return Section("Samples", text + _note(note))
 
 
 def sampling(
@@ -52,32 +51,22 @@ def sampling(
         texts = {
             f"temperature {t:g}": [decode(row.tolist()) for row in ids] for t, ids in drawn.items()
         }
-        rate = sum(ids.size for ids in drawn.values()) / seconds
-        rows = len(drawn[temperatures[0]])
-        return [samples(texts, f"{rate:,.0f} tokens per second, {rows} samples at a time.")]
+        tokens, rows = sum(ids.size for ids in drawn.values()), len(drawn[temperatures[0]])
+        return [samples(texts, f"{rate(tokens, seconds)}, {rows} samples at a time.")]
 
     return sections
 
 
-def translations(rows: Sequence[Row]) -> Section:
-    """Show source, reference and output of each row side by side, a dozen of them.
-
-    They are taken at equal distances, so that all of a split is seen.
-    """
-    chosen = spread(len(rows))
-    cells = [[f'<span style="{WRAPPED}">{_clean(text)}</span>' for text in rows[n]] for n in chosen]
-    note = f'<p class="note">{len(chosen)} of {len(rows):,} sentences.</p>'
-    return Section("Translations", table(("source", "reference", "output"), cells) + note)
+def rate(tokens: int, seconds: float) -> str:
+    """Such as "1,234 tokens per second"."""
+    return f"{tokens / seconds:,.0f} tokens per second"
 
 
-def spread(count: int) -> np.ndarray:
-    """Which of so many sentences are shown: a dozen at equal distances."""
-    return np.unique(np.linspace(0, count - 1, min(SHOWN, count)).astype(int))
-
-
-def translating(translate: Callable[[Any], Sequence[Row]]) -> Sections:
-    """Make `(variables, measured) -> sections`, of the rows that `translate(variables)` gives."""
-    return lambda variables, measured: [translations(translate(variables))]
+def translations(rows: Sequence[Row], note: str = "") -> Section:
+    """Show source, reference and output of each row side by side."""
+    cells = [[f'<span style="{WRAPPED}">{_clean(text)}</span>' for text in row] for row in rows]
+    text = table(("source", "reference", "output"), cells)
+    return Section("Translations", text + _note(note))
 
 
 def together(*pictures: Callable[[Any, Mapping[str, Any]], Sequence[Section]]) -> Sections:
@@ -85,6 +74,10 @@ def together(*pictures: Callable[[Any, Mapping[str, Any]], Sequence[Section]]) -
     return lambda variables, measured: [
         section for picture in pictures for section in picture(variables, measured)
     ]
+
+
+def _note(text: str) -> str:
+    return f'<p class="note">{html.escape(text)}</p>' if text else ""
 
 
 def _box(text: str) -> str:

@@ -21,20 +21,10 @@ from jaxmodels.data.text.stream import Consecutive, Stream, consecutive, stream
 from jaxmodels.data.text.subwords import Subwords, subwords, subwords_from_file
 from jaxmodels.data.text.tokenize import detokenize, tokenize_words
 from jaxmodels.data.text.translation import Translation, boundaries, translation
-from jaxmodels.data.text.vocabulary import (
-    BOS,
-    EOS,
-    PAD,
-    SPECIAL,
-    UNK,
-    Vocabulary,
-    check_same,
-    difference,
-    framed,
-    unframed,
-)
+from jaxmodels.data.text.vocabulary import SPECIAL, Vocabulary, check_same, difference
 from jaxmodels.data.text.windows import blocks, windows
 from jaxmodels.data.text.words import Words, words
+from jaxmodels.tokens import BOS, EOS, PAD, UNK
 
 __all__ = [
     "BOS",
@@ -63,7 +53,6 @@ __all__ = [
     "consecutive",
     "detokenize",
     "difference",
-    "framed",
     "lengths",
     "load",
     "load_pairs",
@@ -74,7 +63,6 @@ __all__ = [
     "subwords_from_file",
     "tokenize_words",
     "translation",
-    "unframed",
     "vocabulary_from_json",
     "windows",
     "words",

@@ -7,7 +7,8 @@ import numpy as np
 from jaxmodels.data.sources import Arrays
 from jaxmodels.data.split import Split
 from jaxmodels.data.text.ids import check_length, check_text
-from jaxmodels.data.text.vocabulary import PAD, Ids
+from jaxmodels.data.text.vocabulary import Ids
+from jaxmodels.tokens import PAD
 from jaxmodels.typing import UserError
 
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxmodels.data.text.vocabulary import BOS, EOS, PAD, UNK, Ids
+from jaxmodels.data.text.vocabulary import Ids
+from jaxmodels.tokens import BOS, EOS, PAD, UNK
 from jaxmodels.typing import UserError
 
 

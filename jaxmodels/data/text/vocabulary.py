@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from jaxmodels.tokens import BOS, EOS, PAD, UNK
+from jaxmodels.tokens import UNK
 from jaxmodels.typing import UserError
 
 SPECIAL = "<pad>", "<unk>", "<bos>", "<eos>"
@@ -40,19 +40,6 @@ class Vocabulary(Protocol):
     def to_json(self) -> str:
         """All of it as one JSON text, for `vocabulary_from_json`."""
         ...
-
-
-def framed(ids: Ids) -> np.ndarray:
-    """The ids between `<bos>` and `<eos>`."""
-    return np.concatenate([[BOS], np.asarray(ids, np.int32), [EOS]]).astype(np.int32)
-
-
-def unframed(ids: Ids) -> np.ndarray:
-    """The ids before the first `<eos>`, without `<bos>` and padding: what a model has written."""
-    ids = np.asarray(ids)
-    ends = np.flatnonzero(ids == EOS)
-    ids = ids[: ends[0]] if len(ends) else ids
-    return ids[(ids != BOS) & (ids != PAD)]
 
 
 def check_same(expected: Vocabulary, found: Vocabulary) -> None:
