@@ -220,4 +220,4 @@ def test_without_gcsfs_it_is_said_what_to_install(capsys, monkeypatch):
     status, printed = ended(capsys, tiny, "--out", URL)
     assert status == 2
     assert f"{URL} needs the package gcsfs, which is not installed" in printed
-    assert "uv run --extra tpu" in printed
+    assert "uv run --extra bucket" in printed

@@ -414,6 +414,12 @@ def test_slurm_dry_run(cluster):
     ]
 
 
+def test_slurm_installs_what_a_bucket_needs(cluster):
+    ended, calls = submit(cluster, "gs://bucket/run")
+    assert ended.returncode == 0
+    assert calls[0] == "uv sync --inexact --extra cuda --extra bucket"
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -45,7 +45,7 @@ def at(folder: str | os.PathLike[str]) -> Folder:
     except ImportError:
         raise UserError(
             f"{name} needs the package gcsfs, which is not installed; run with "
-            "`uv run --extra tpu ...`, or `pip install gcsfs`"
+            "`uv run --extra bucket ...`, or `uv pip install gcsfs` where you run without uv"
         ) from None
     # Where TensorFlow is installed, epath would use that: seconds to import, and other errors.
     os.environ["EPATH_USE_TF"] = "false"
