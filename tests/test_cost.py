@@ -61,7 +61,9 @@ def test_a_counter_that_may_not_be_read_is_absent(tmp_path):
     meter = energy.meter([CPU], tmp_path)
     assert not meter.running
     assert meter.read() == {}
-    assert energy.rapl(tmp_path / "absent") == []
+    assert meter.absent == {"CPUs": f"{tmp_path} is not readable by this user"}
+    absent = energy.rapl(tmp_path / "absent").absent
+    assert absent == {"CPUs": f"{tmp_path / 'absent'} has no RAPL"}
 
 
 def test_a_counter_that_fails_ends_the_measurement_and_nothing_else(tmp_path):
@@ -88,7 +90,7 @@ def pynvml(millijoules, driver=True):
 
     def check(good):
         if not good:
-            raise NVMLError
+            raise NVMLError("Not Supported")
 
     def energy_of(number):
         check(millijoules[number] is not None)
@@ -122,6 +124,8 @@ def test_gpus_are_counted_where_a_run_uses_gpus(gpus, tmp_path):
     meter = energy.meter([GPU], tmp_path)
     gpus[0] += 4_000
     assert meter.read() == {"NVML GPU 0": 4.0, "NVML GPU 1": 0.0}
+    assert meter.absent["GPU 2"] == "NVML: Not Supported"
+    assert meter.absent.keys() == {"CPUs", "GPU 2"}
 
 
 def test_a_driver_that_was_loaded_anew_counts_from_zero(gpus, tmp_path):
@@ -136,15 +140,23 @@ def test_a_driver_that_was_loaded_anew_counts_from_zero(gpus, tmp_path):
 )
 def test_only_the_gpus_that_the_process_sees(gpus, chosen, names):
     del gpus
-    counters = energy.nvml({"CUDA_VISIBLE_DEVICES": chosen})
+    counters = energy.nvml({"CUDA_VISIBLE_DEVICES": chosen}).counters
     assert [counter.name for counter in counters] == [f"NVML GPU {name}" for name in names]
 
 
 def test_without_package_or_driver_no_gpu_is_counted(monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert energy.nvml({}) == []
+    absent = {"GPUs": "nvidia-ml-py, of the extra cuda, is not installed"}
+    assert energy.nvml({}) == energy.Sensors((), absent)
     monkeypatch.setitem(sys.modules, "pynvml", pynvml([1], driver=False))
-    assert energy.nvml({}) == []
+    assert energy.nvml({}) == energy.Sensors((), {"GPUs": "NVML: Not Supported"})
+
+
+def test_no_counter_of_a_tpu_is_known(tmp_path):
+    assert energy.meter([types.SimpleNamespace(platform="tpu")], tmp_path).absent.keys() == {
+        "CPUs",
+        "TPUs",
+    }
 
 
 # The account
@@ -231,8 +243,12 @@ def test_time_operations_and_utilisation():
 
 
 def test_absent_sensors_are_said_to_be_absent():
-    line = "energy: no sensor: neither RAPL (/sys/class/powercap) nor NVML is readable"
-    assert line in report.cost_lines(costs()).splitlines()
+    absent = {"CPUs": "/sys/class/powercap has no RAPL", "GPUs": "NVML: Driver Not Loaded"}
+    words = "not of CPUs: /sys/class/powercap has no RAPL; not of GPUs: NVML: Driver Not Loaded"
+    assert said(absent=absent)["energy"] == f"not measured; {words}"
+    # What was measured is then not taken for the whole.
+    found = said(joules={"RAPL package-0": 1_500.0}, metered=200.0, absent=absent)["energy"]
+    assert found.endswith(f"(RAPL package-0 1.5 kJ); {words}")
 
 
 def test_energy():

@@ -33,12 +33,14 @@ class Spent:
             also those of steps that were lost and taken again.
         metered: the device-seconds in which energy was measured.
         joules: by counter, of the machine of process 0.
+        absent: whose energy the last start could not measure there, and why.
     """
 
     starts: int = 0
     device_seconds: float = 0.0
     metered: float = 0.0
     joules: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    absent: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 class Ledger:
@@ -84,6 +86,7 @@ class Ledger:
                 name: before.joules.get(name, 0.0) + joules.get(name, 0.0)
                 for name in {**before.joules, **joules}
             },
+            self._meter.absent,
         )
 
 
@@ -108,6 +111,7 @@ def account(
         unknown=counted.unknown,
         peak=None if chip is None else chip.flops,
         joules=spent.joules,
+        absent=spent.absent,
         metered=spent.metered,
         processes=jax.process_count(),
         price=price,

@@ -1,6 +1,7 @@
 """The energy that a machine uses, from the counters that it has, without a thread of our own."""
 
 import dataclasses
+import functools
 import importlib
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -35,17 +36,29 @@ class Counter:
         return passed * self.joules
 
 
+@dataclasses.dataclass(frozen=True)
+class Sensors:
+    """The counters that can be read; and whose energy is not counted, with the reason."""
+
+    counters: Sequence[Counter] = ()
+    absent: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
 class Meter:
     """Joules by counter since it was made; more than one round between two reads is not seen.
 
     Attributes:
         running: whether there are counters, and all could be read the last time. One that fails
             ends the measurement, not the run.
+        absent: whose energy is not counted, and why.
     """
 
-    def __init__(self, counters: Sequence[Counter]) -> None:
+    def __init__(
+        self, counters: Sequence[Counter], absent: Mapping[str, str] | None = None
+    ) -> None:
         """Begin at zero."""
         self.running = bool(counters)
+        self.absent = absent or {}
         self._counters = counters
         self._last = [counter.read() for counter in counters]
         self._joules = dict.fromkeys((counter.name for counter in counters), 0.0)
@@ -72,21 +85,26 @@ def meter(devices: Sequence[Any], powercap: Path = POWERCAP) -> Meter:
 
     All work of the machine is in it, that of others too.
     """
-    gpus = nvml() if any(device.platform in ("gpu", "cuda") for device in devices) else []
-    return Meter([*rapl(powercap), *gpus])
+    platforms = {device.platform for device in devices}
+    found = [rapl(powercap)]
+    if platforms & {"gpu", "cuda"}:
+        found.append(nvml())
+    if "tpu" in platforms:
+        found.append(Sensors(absent={"TPUs": "no counter is known"}))
+    counters = [counter for sensors in found for counter in sensors.counters]
+    return Meter(counters, {k: v for sensors in found for k, v in sensors.absent.items()})
 
 
-def rapl(powercap: Path = POWERCAP) -> list[Counter]:
-    """The readable counters of CPU packages: Linux's powercap interface to RAPL (Intel, AMD).
+def rapl(powercap: Path = POWERCAP) -> Sensors:
+    """The counters of CPU packages: Linux's powercap interface to RAPL (Intel, AMD).
 
     Of the zones only `package-*`: cores and uncore (`intel-rapl:0:0`) are parts of one, `psys`
     contains it, and DRAM, which servers count apart, is left out since few machines have it. On
     most systems only root may read them.
     """
     found = []
-    for zone in sorted(powercap.glob("intel-rapl:*")):
-        if zone.name.count(":") != 1:
-            continue
+    zones = [z for z in sorted(powercap.glob("intel-rapl:*")) if z.name.count(":") == 1]
+    for zone in zones:
         try:
             name, span = _text(zone / "name"), int(_text(zone / "max_energy_range_uj"))
             counter = Counter(f"RAPL {name}", _reader(zone / "energy_uj"), 1e-6, span)
@@ -95,28 +113,32 @@ def rapl(powercap: Path = POWERCAP) -> list[Counter]:
             continue
         if name.startswith("package"):
             found.append(counter)
-    return found
+    if found:
+        return Sensors(found)
+    reason = "is not readable by this user" if zones else "has no RAPL"
+    return Sensors(absent={"CPUs": f"{powercap} {reason}"})
 
 
-def nvml(environment: Mapping[str, str] = os.environ) -> list[Counter]:
-    """The counters of the GPUs that this process may use, of Volta or later.
-
-    None without the package `nvidia-ml-py`, or without a driver.
-    """
+def nvml(environment: Mapping[str, str] = os.environ) -> Sensors:
+    """The counters of the GPUs that this process may use, of Volta or later."""
     try:
         library = importlib.import_module("pynvml")
     except ImportError:
-        return []
+        return Sensors(absent={"GPUs": "nvidia-ml-py, of the extra cuda, is not installed"})
     try:
         library.nvmlInit()
         handles = _visible(library, environment.get("CUDA_VISIBLE_DEVICES"))
-    except library.NVMLError:
-        return []
-    counters = [
-        Counter(f"NVML GPU {name}", lambda handle=handle: _millijoules(library, handle), 1e-3)
-        for name, handle in handles.items()
-    ]
-    return [counter for counter in counters if _answers(counter, library.NVMLError)]
+    except library.NVMLError as error:
+        return Sensors(absent={"GPUs": f"NVML: {error}"})
+    counters, absent = [], {}
+    for name, handle in handles.items():
+        read = functools.partial(_millijoules, library, handle)
+        try:
+            read()
+            counters.append(Counter(f"NVML GPU {name}", read, 1e-3))
+        except library.NVMLError as error:
+            absent[f"GPU {name}"] = f"NVML: {error}"
+    return Sensors(counters, absent)
 
 
 def _visible(library: Any, chosen: str | None) -> dict[str, Any]:
@@ -134,14 +156,6 @@ def _visible(library: Any, chosen: str | None) -> dict[str, Any]:
 
 def _millijoules(library: Any, handle: Any) -> int:
     return int(library.nvmlDeviceGetTotalEnergyConsumption(handle))
-
-
-def _answers(counter: Counter, error: type[Exception]) -> bool:
-    try:
-        counter.read()
-    except error:
-        return False
-    return True
 
 
 def _reader(path: Path) -> Callable[[], int]:

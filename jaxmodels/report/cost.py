@@ -7,7 +7,6 @@ from jaxmodels.report.page import Section
 from jaxmodels.report.progress import duration
 from jaxmodels.report.tables import facts
 
-NO_SENSOR = "no sensor: neither RAPL (/sys/class/powercap) nor NVML is readable"
 PREFIXES = "", "k", "M", "G", "T", "P", "E", "Z", "Y", "R", "Q"
 
 
@@ -26,6 +25,7 @@ class Costs:
         unknown: what `operations` is too low for.
         peak: operations per second of a device in dense bfloat16 products; None if not published.
         joules: by counter.
+        absent: whose energy was not measured, and why.
         metered: the device-seconds in which energy was measured.
         processes: of which the first measured the energy of its machine.
         price: of a device for an hour, in any currency.
@@ -41,6 +41,7 @@ class Costs:
     unknown: tuple[str, ...] = ()
     peak: float | None = None
     joules: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    absent: Mapping[str, str] = dataclasses.field(default_factory=dict)
     metered: float = 0.0
     processes: int = 1
     price: float | None = None
@@ -97,14 +98,16 @@ def _utilisation(costs: Costs) -> str:
 
 
 def _energy(costs: Costs) -> str:
+    absent = "; ".join(f"not of {part}: {reason}" for part, reason in costs.absent.items())
     if not costs.joules:
-        return NO_SENSOR
+        return f"not measured; {absent}" if absent else "not measured"
     total = sum(costs.joules.values())
     parts = ", ".join(f"{name} {_scaled(j, 'J')}" for name, j in costs.joules.items())
     part = costs.metered / costs.device_seconds
     partly = "" if part > 0.99 else f", measured in {100 * part:.0f} % of the time"
     where = f", of one machine of {costs.processes} processes" if costs.processes > 1 else ""
-    return f"{_scaled(total, 'J')}, {total / 3.6e6:.3g} kWh ({parts}){partly}{where}"
+    found = f"{_scaled(total, 'J')}, {total / 3.6e6:.3g} kWh ({parts}){partly}{where}"
+    return f"{found}; {absent}" if absent else found
 
 
 def _scaled(value: int | float, unit: str) -> str:
