@@ -160,6 +160,25 @@ def test_a_longer_sample_begins_with_the_shorter_one():
     np.testing.assert_array_equal(long[:, :4], short)
 
 
+@pytest.mark.parametrize("case", ["rnn", "gpt", "llama"], indirect=True)
+def test_prompts_of_unequal_lengths_go_on_as_each_alone(case):
+    prompts = [tokens()[n : n + 1, :T] for n, T in enumerate((2, 5, 3))]
+    rows = np.concatenate([np.pad(p, ((0, 0), (0, 5 - p.shape[1]))) for p in prompts])
+    alone = np.concatenate([generate.sample(*case, p, 8, KEY) for p in prompts])
+    found = generate.sample(*case, rows, 8, KEY, lengths=np.array([2, 5, 3]))
+    np.testing.assert_array_equal(found, alone)
+    stop = int(alone[1, 2])
+    alone = [generate.sample(*case, p, 8, KEY, stop=stop)[0] for p in prompts]
+    found = generate.sample(*case, rows, 8, KEY, stop=stop, lengths=np.array([2, 5, 3]))
+    np.testing.assert_array_equal(found, alone)
+
+
+@pytest.mark.parametrize("lengths", [[0, 1, 1], [1, 1, 9]])
+def test_lengths_that_are_none_of_the_prompts_are_refused(lengths):
+    with pytest.raises(UserError, match="3 numbers from 1 to"):
+        generate.sample(*made(TinyRNN()), tokens(), 4, KEY, lengths=np.array(lengths))
+
+
 def test_the_key_decides():
     case = made(TinyRNN())
     samples = [

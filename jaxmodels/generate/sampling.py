@@ -5,12 +5,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Bool, Int
 
 from jaxmodels.generate.choosers import Chooser, greedy
 from jaxmodels.generate.decoder import Decoder, Tokens, causal, check_prompt
-from jaxmodels.typing import Array, Key, Model
+from jaxmodels.typing import Array, Key, Model, UserError
 
 
 def sample(
@@ -22,17 +23,20 @@ def sample(
     choose: Chooser = greedy,
     stop: int | None = None,
     pad: int = 0,
+    lengths: Int[Tokens, " B"] | None = None,
 ) -> Int[Array, "B length"]:
     """Go on with each prompt by `length` tokens of a language model; the prompt is not repeated.
 
     The prompt is read in one call, then each token in one. A row that chose `stop` keeps it and
-    is filled with `pad`; when all rows have ended, the loop ends. Compiled once for a shape of
-    the prompt, a length and a kind of chooser, for all keys and temperatures.
+    is filled with `pad`; when all rows have ended, the loop ends. Prompts of unequal `lengths`
+    stand at the beginnings of their rows; what the shortest has is read in one call. Compiled once
+    for a shape of the prompt, its shortest row, a length and a kind of chooser, for all keys and
+    temperatures.
 
-    Raises `UserError` for an empty prompt, a length below 1, and where both together exceed the
-    model's context.
+    Raises `UserError` for an empty prompt, tokens that the model does not know, a length below 1,
+    and where prompt and length together exceed the model's context.
     """
-    return decode(causal(model), variables, prompt, length, key, choose, stop, pad)
+    return decode(causal(model), variables, prompt, length, key, choose, stop, pad, lengths)
 
 
 def decode(
@@ -44,18 +48,28 @@ def decode(
     choose: Chooser = greedy,
     stop: int | None = None,
     pad: int = 0,
+    lengths: Int[Tokens, " B"] | None = None,
 ) -> Int[Array, "B length"]:
     """As `sample`, with any decoder.
 
-    The key of token n is `fold_in(key, n)`: a longer sample begins with the shorter one.
+    The key of the n-th call is `fold_in(key, n)`: a longer sample begins with the shorter one.
     """
     check_prompt(decoder, prompt, length)
+    B, T = prompt.shape
+    lengths = np.full(B, T) if lengths is None else np.asarray(lengths)
+    if lengths.shape != (B,) or lengths.min() < 1 or lengths.max() > T:
+        raise UserError(
+            f"The prompts' lengths are {B} numbers from 1 to {T}, one for each row; got {lengths}."
+        )
     chooser = choose if isinstance(choose, Partial) else Partial(choose)
     stop = -1 if stop is None else stop  # no token has this id
-    return _decode(decoder, variables, prompt, length, key, chooser, stop, pad)
+    shortest = int(lengths.min())
+    return _decode(decoder, variables, prompt, lengths, shortest, length, key, chooser, stop, pad)
 
 
 class _State(NamedTuple):
+    """`n` is the place in its row of the last `token`, which is still to be read."""
+
     n: Array
     carry: Any
     token: Int[Array, " B"]
@@ -63,33 +77,40 @@ class _State(NamedTuple):
     tokens: Int[Array, "B length"]
 
 
-@partial(jax.jit, static_argnames="length")
+@partial(jax.jit, static_argnames=("shortest", "length"))
 def _decode(
     decoder: Decoder,
     variables: Any,
     prompt: Array,
+    lengths: Array,
+    shortest: int,
     length: int,
     key: Key,
     choose: Any,
     stop: Array,
     pad: Array,
 ) -> Array:
-    def chosen(n: Any, logits: Array) -> Array:
-        return choose(jax.random.fold_in(key, n), logits).astype(jnp.int32)
+    B, T = prompt.shape
+    prompt = jnp.asarray(prompt, jnp.int32)
 
     def going(state: _State) -> Array:
-        return (state.n < length) & ~state.ended.all()
+        return (state.n < lengths.max() + length - 1) & ~state.ended.all()
+
+    def follow(n: Array, logits: Array, carry: Any, ended: Array, tokens: Array) -> _State:
+        """What stands at place n: the prompt's token, or one that is chosen and kept."""
+        chosen = choose(jax.random.fold_in(key, n - shortest), logits).astype(jnp.int32)
+        given = n < lengths
+        token = jnp.where(given, prompt[:, jnp.minimum(n, T - 1)], jnp.where(ended, pad, chosen))
+        at = jnp.where(given, length, n - lengths)  # beyond the end, nothing is written
+        tokens = tokens.at[jnp.arange(B), at].set(token, mode="drop")
+        return _State(n, carry, token, ended | (~given & (token == stop)), tokens)
 
     def advance(state: _State) -> _State:
         n, carry, token, ended, tokens = state
         logits, carry = decoder.step(variables, carry, token[:, None])
-        token = jnp.where(ended, pad, chosen(n, logits))
-        return _State(n + 1, carry, token, ended | (token == stop), tokens.at[:, n].set(token))
+        return follow(n + 1, logits, carry, ended, tokens)
 
-    B, T = prompt.shape
-    carry = decoder.start(B, T + length)
-    logits, carry = decoder.step(variables, carry, prompt)
-    first = chosen(0, logits)
-    tokens = jnp.full((B, length), pad, jnp.int32).at[:, 0].set(first)
-    state = _State(jnp.int32(1), carry, first, first == stop, tokens)
-    return jax.lax.while_loop(going, advance, state).tokens
+    logits, carry = decoder.step(variables, decoder.start(B, T + length), prompt[:, :shortest])
+    nothing = jnp.zeros(B, bool), jnp.full((B, length), pad, jnp.int32)
+    first = follow(jnp.int32(shortest), logits, carry, *nothing)
+    return jax.lax.while_loop(going, advance, first).tokens
