@@ -18,6 +18,9 @@ from jaxmodels.typing import UserError
 SCRIPT = Path(__file__).parent.parent / "experiments" / "cnn_digits.py"
 
 
+TWO = "--processes 2 --process-id"
+
+
 def refused(capsys, make, *arguments):
     """What is printed on stderr of a mistake, and nothing else, as one text without line breaks."""
     with pytest.raises(SystemExit) as caught:
@@ -49,6 +52,10 @@ def refused(capsys, make, *arguments):
         ("--keep -1", "--keep is a positive number; got -1"),
         ("--seed -1", "--seed is a number from 0 to 2**32 - 1; got -1"),
         ("--processes 2", "--coordinator, --processes and --process-id are given together"),
+        (f"--coordinator host {TWO} 0", "--coordinator is the HOST:PORT of process 0"),
+        (f"--coordinator :1234 {TWO} 0", "such as host0:1234; got :1234"),
+        (f"--coordinator host:http {TWO} 0", "such as host0:1234; got host:http"),
+        (f"--coordinator host:1 {TWO} 2", "--process-id counts the 2 processes from 0; got 2"),
     ],
 )
 def test_options(arguments, words, capsys, tmp_path, monkeypatch):

@@ -422,15 +422,15 @@ def test_open_mpi_5_needs_mpi4py(installed, joined, environment, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("who", "teller"), [((), "SLURM"), (("localhost:1", 2, 2), "--coordinator")]
+    ("who", "teller"), [((), "SLURM"), (("localhost:1", 2, 1), "--coordinator")]
 )
 def test_processes_that_cannot_be_joined(who, teller, environment, monkeypatch):
     def fail(*_, **__):
-        raise ValueError("this number is too high")
+        raise ValueError("this is no cluster")
 
     monkeypatch.setattr(jax.distributed, "initialize", fail)
     environment(SRUN)
-    with pytest.raises(UserError, match=f"{teller} .* cannot join .* too high\nTell each who"):
+    with pytest.raises(UserError, match=f"{teller} .* cannot join .* no cluster\nTell each who"):
         hosts.start(*who)
 
 

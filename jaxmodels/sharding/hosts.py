@@ -28,20 +28,16 @@ def start(
     them (with a GPU for each, under the first two). A process that is alone starts nothing.
 
     Raises:
-        UserError: only some of the three are given, or jax cannot join what is there.
+        UserError: only some of the three are given, or not what they are to be, or jax cannot join
+            what is there.
     """
-    given = [coordinator, processes, process_id]
-    if all(value is None for value in given):
+    if coordinator is None and processes is None and process_id is None:
         teller = found()
         if teller is None:
             return
         method = _method(teller)
-    elif None in given:
-        raise UserError(
-            "--coordinator, --processes and --process-id are given together or not at all; got "
-            f"coordinator={coordinator}, processes={processes}, process_id={process_id}"
-        )
     else:
+        _check(coordinator, processes, process_id)
         # Else jax would still ask SLURM, and hide all GPUs but one of those that it gave.
         teller, method = "--coordinator", "deactivate"
     try:
@@ -59,6 +55,22 @@ def start(
             f"{teller} tells of several processes, but jax cannot join them: {error}\n"
             "Tell each who it is: --coordinator HOST:PORT --processes COUNT --process-id FROM_0"
         ) from error
+
+
+def _check(coordinator: str | None, processes: int | None, process_id: int | None) -> None:
+    """Raise `UserError` where jax would say less, or wait for who never comes."""
+    if coordinator is None or processes is None or process_id is None:
+        raise UserError(
+            "--coordinator, --processes and --process-id are given together or not at all; got "
+            f"coordinator={coordinator}, processes={processes}, process_id={process_id}"
+        )
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdecimal():
+        raise UserError(
+            f"--coordinator is the HOST:PORT of process 0, such as host0:1234; got {coordinator}"
+        )
+    if not 0 <= process_id < processes:
+        raise UserError(f"--process-id counts the {processes} processes from 0; got {process_id}")
 
 
 def found() -> str | None:
