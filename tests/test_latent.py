@@ -83,6 +83,24 @@ def test_the_discretised_logistic_has_finite_gradients_far_from_the_mean():
         stochastic.discretized_logistic_log_prob(values[0], *values, levels=1)
 
 
+@pytest.mark.parametrize(("log_scale", "bound"), [(-95.0, 0), (-50.0, 0), (100.0, 1)])
+def test_the_discretised_logistic_keeps_its_scale_within_bounds(log_scale, bound):
+    x, mean = jnp.asarray([0.0, 0.5, 0.5, 1.0]), jnp.asarray([0.2, 0.5, 0.8, 0.1])
+
+    def log_prob(mean, log_scale):
+        scales = jnp.full_like(x, 1.0) * log_scale
+        return stochastic.discretized_logistic_log_prob(x, mean, scales)
+
+    found = log_prob(mean, log_scale)
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(found, log_prob(mean, stochastic.LOG_SCALES[bound]))
+    gradients = jax.grad(lambda *given: log_prob(*given).sum(), (0, 1))(
+        mean, jnp.float32(log_scale)
+    )
+    for gradient in gradients:
+        assert (np.abs(gradient) < 1e4).all()
+
+
 def test_the_divergence_is_the_integral():
     def expected(m, lv, n, lw):
         grid = np.linspace(-30, 30, 200_001)

@@ -14,6 +14,13 @@ from jaxtyping import Float
 from jaxmodels.losses import binary_cross_entropy
 from jaxmodels.typing import Array, Key, UserError
 
+LOG_SCALES = -7 - math.log(2), 60.0
+"""Of a discretised logistic, the least and the greatest.
+
+The least is that of PixelCNN++'s code, -7, for values that lie half as far apart here; below it
+gradients explode. Beyond the greatest float32 would round the probability between the ends to 0.
+"""
+
 
 def reparameterize(
     key: Key, mean: Float[Array, "*rows Z"], log_variance: Float[Array, "*rows Z"]
@@ -80,13 +87,13 @@ def discretized_logistic_log_prob(
 
     With h half a step and F the logistic distribution function, P(x) = F(x + h) - F(x - h); what
     lies beyond the ends belongs to the first and the last level. Salimans et al. 2017,
-    "PixelCNN++", equation 2, there for values in -1..1.
+    "PixelCNN++", equation 2, there for values in -1..1. Scales are kept within `LOG_SCALES`.
     """
     if levels < 2:
         raise UserError(f"A discretised distribution needs at least 2 levels, got {levels}.")
     x, mean, log_scale = _wide(x, mean, log_scale)
     half = 0.5 / (levels - 1)
-    inverse = jnp.exp(-log_scale)
+    inverse = jnp.exp(-jnp.clip(log_scale, *LOG_SCALES))
     upper, lower = (x - mean + half) * inverse, (x - mean - half) * inverse
     # F(a) - F(b) = F(a) F(-b) (1 - exp(b - a)), in which nothing cancels.
     below, above = jax.nn.log_sigmoid(upper), jax.nn.log_sigmoid(-lower)
