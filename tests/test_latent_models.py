@@ -242,6 +242,18 @@ def test_layers_of_latents_need_widths_each():
         burda_vae(latents=(4, 2), widths=((8,),))
 
 
+@pytest.mark.parametrize("make", [mlp_vae, conditional_vae, conv_vae])
+def test_no_latents_are_refused(make):
+    with pytest.raises(UserError, match="at least one, got 0"):
+        make(latents=0)
+
+
+def test_layers_of_latents_take_no_labels():
+    objective = objectives.iwae(burda_vae(SHAPE), 3, inputs=objectives.image_and_label)
+    with pytest.raises(UserError, match="takes images alone, got 1 more inputs"):
+        jax.eval_shape(objective.init, key(0), batch_for(burda_vae(SHAPE)))
+
+
 @pytest.mark.parametrize("name", LATENT)
 def test_samples_have_the_shape_of_images_and_follow_the_key(name):
     model = LATENT[name]

@@ -19,8 +19,8 @@ def check_images(module: nn.Module, x: Array, smallest: int = 1) -> None:
 def check_fan_in(module: nn.Module, layer: str, x: Array) -> None:
     """Raise `UserError` where `module` was initialised with another last axis into `layer`.
 
-    That is how images of another shape show themselves, and Flax would only say that a kernel's
-    shape is wrong. Does nothing during initialisation.
+    That is how images or sequences of another shape show themselves, and Flax would only say that
+    a kernel's shape is wrong. Does nothing during initialisation.
     """
     kernel = module.get_variable("params", layer, {}).get("kernel")
     if kernel is None or kernel.shape[-2] == x.shape[-1]:
@@ -28,6 +28,7 @@ def check_fan_in(module: nn.Module, layer: str, x: Array) -> None:
     raise UserError(
         f"{type(module).__name__} was initialised for {kernel.shape[-2]} features into its layer "
         f"{layer!r}, got {x.shape[-1]}: these inputs have another shape than those that the "
-        "model was built for. Give inputs of that shape (`data.load(..., image_shape=...)`), or "
-        "initialise the model anew."
+        "model was built for. Give inputs of that shape (images by `data.load(..., "
+        "image_shape=...)`, sequences with as many features in each step), or initialise the model "
+        "anew."
     )

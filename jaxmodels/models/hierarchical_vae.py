@@ -23,8 +23,8 @@ from jaxmodels.typing import Array, UserError
 class HierarchicalVAE(nn.Module):
     """Latents z1, ..., zL: q = q(z1 | x) q(z2 | z1) ..., and p = p(x | z1) p(z1 | z2) ... p(zL).
 
-    Called like `models.vae.VAE`; the latents of `encode` and `decode` are those of the top layer,
-    and on the way between the layers each is at its mean.
+    Called like `models.vae.VAE`, but without conditions; the latents of `encode` and `decode` are
+    those of the top layer, and on the way between the layers each is at its mean.
 
     Attributes:
         posteriors: q of each layer given what is below, from x up.
@@ -39,9 +39,18 @@ class HierarchicalVAE(nn.Module):
     likelihood: Likelihood = bernoulli
 
     def __call__(
-        self, image: Float[Array, "B *image"], samples: int = 1, train: bool = False
+        self,
+        image: Float[Array, "B *image"],
+        *conditions: Array,
+        samples: int = 1,
+        train: bool = False,
     ) -> Draws:
         """Draw all latents `samples` times for each image."""
+        if conditions:
+            raise UserError(
+                f"{type(self).__name__} takes images alone, got {len(conditions)} more inputs. "
+                "Leave them out (`inputs`), or for labels take `models.vae.conditional_vae`."
+            )
         check_image_shape(self, self.decoder, image, self.likelihood.parameters)
         B, total, top = len(image), jnp.zeros((len(image), samples)), len(self.posteriors) - 1
         mean, log_variance = self.posteriors[0](image)

@@ -28,7 +28,7 @@ from jaxmodels.models.autoencoder import (
     Shape,
     check_image_shape,
 )
-from jaxmodels.typing import Array
+from jaxmodels.typing import Array, UserError
 
 
 class Draws(NamedTuple):
@@ -50,6 +50,12 @@ class DiagonalGaussian(nn.Module):
 
     body: nn.Module
     latents: int
+
+    def __post_init__(self) -> None:
+        """Refuse a number of latents that is none."""
+        if self.latents < 1:
+            raise UserError(f"A layer of latents has at least one, got {self.latents}.")
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Array, *conditions: Array) -> tuple[Array, Array]:
