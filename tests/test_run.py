@@ -358,6 +358,18 @@ def test_a_config_that_no_run_wrote_is_refused(content, tmp_path, capsys):
     assert f"{tmp_path}/config.json is not what a run writes" in errors
 
 
+def test_other_versions_than_the_run_was_begun_with_are_said(copied, capsys):
+    config = json.loads((copied / "config.json").read_text())
+    now, config["versions"]["jax"] = config["versions"]["jax"], "0.9.9"
+    (copied / "config.json").write_text(json.dumps(config))
+    for steps in 13, 14:  # the second time, too
+        outcome, _ = quietly(tiny, *EVERY, "--steps", steps, "--out", copied)
+        errors = capsys.readouterr().err
+        assert errors.startswith(f"the run was begun with jax 0.9.9, now {now}: it goes on")
+    assert json.loads((copied / "config.json").read_text())["begun_with"] == {"jax": "0.9.9"}
+    assert "0.9.9" in (outcome.folder / "report.html").read_text()
+
+
 def test_a_run_that_has_saved_nothing_may_be_changed(tmp_path, capsys):
     with pytest.raises(RuntimeError):
         quietly(disturbed(2, fail), "--batch-size", 8, "--save-every", 9, "--out", tmp_path / "run")

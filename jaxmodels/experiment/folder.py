@@ -62,7 +62,10 @@ def open_folder(
         now = f"{datetime.datetime.now():%Y%m%d-%H%M%S}"
         folder = at(options.out or f"runs/{make.__name__}/{now}")
         _make(folder)
-        _refuse_other(folder, config)
+        there = _refuse_other(folder, config)
+        if there and (others := _other_versions(there, config)):
+            config["begun_with"] = others
+            print(_on_versions(others, config), file=sys.stderr)
         for name, content in experiment.files.items():
             _keep(folder / name, content)
         write_json(folder / CONFIG, config)
@@ -134,7 +137,8 @@ def _make(folder: Folder) -> None:
         raise UserError(f"--out {folder} is not writable; choose another folder or its rights")
 
 
-def _refuse_other(folder: Folder, config: Mapping[str, Any]) -> None:
+def _refuse_other(folder: Folder, config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The config of the same run, begun before; None if none was begun."""
     path = folder / CONFIG
     if not path.exists():
         if names(folder) - {_partial(path).name}:
@@ -142,18 +146,37 @@ def _refuse_other(folder: Folder, config: Mapping[str, Any]) -> None:
                 f"--out {folder} is not empty and holds no {CONFIG}, so it is no run's folder; "
                 "choose a new one"
             )
-        return
+        return None
     try:
-        differences = _differences(json.loads(path.read_text()), config)
+        there = json.loads(path.read_text())
+        differences = _differences(there, config)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(
             f"{path} is not what a run writes; give the folder of a run, or a new one"
         ) from None
-    if differences and _begun(folder):
+    if not _begun(folder):
+        return None
+    if differences:
         raise UserError(
             f"--out {folder} belongs to another run:\n" + "\n".join(differences) + "\n"
             "Give the same values to go on with it, or another folder to start anew."
         )
+    return there
+
+
+def _other_versions(there: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, str]:
+    """What the run was begun with, of those packages that are others now."""
+    begun = {**there.get("versions", {}), **there.get("begun_with", {})}
+    now = config["versions"]
+    return {name: begun[name] for name in PACKAGES if begun.get(name, now[name]) != now[name]}
+
+
+def _on_versions(others: Mapping[str, str], config: Mapping[str, Any]) -> str:
+    changes = (f"{name} {old}, now {config['versions'][name]}" for name, old in others.items())
+    return (
+        f"the run was begun with {'; '.join(changes)}: it goes on, but not bit for bit as if it "
+        "had never stopped"
+    )
 
 
 def _keep(path: Folder, content: str) -> None:
