@@ -102,11 +102,6 @@ TABLE = {
     ),
 }
 ATTENTION = {"gpt", "gpt chunked", "llama", "translator"}
-QUICK = {
-    *("mlp", "convnet", "resnet cifar", "carried", "gru translator"),
-    *("gpt chunked", "translator", "vae", "conv vae"),
-}
-"""One of each family; the others take as long."""
 DENSE = ATTENTION | {"mlp", "lenet", "autoencoder", "vae", "conditional vae", "hierarchical vae"}
 """Those in which most params are in layers that `tensor` splits."""
 
@@ -140,19 +135,17 @@ def on_one_device(name):
     return losses(name, ONE)[0]
 
 
-def marks(name, mesh):
-    return [] if mesh == MESHES[2] and name in QUICK else [pytest.mark.slow]
+def cases():
+    """Every model on every mesh that is for it; one of them, in turn, is not slow."""
+    for n, name in enumerate(TABLE):
+        meshes = [mesh for mesh in MESHES if "sequence" not in mesh or name in ATTENTION]
+        for mesh in meshes:
+            quick = mesh == meshes[n % len(meshes)]
+            marks = [] if quick else [pytest.mark.slow]
+            yield pytest.param(name, mesh, marks=marks, id=f"{name}-{mesh}")
 
 
-def on(mesh):
-    return [
-        pytest.param(name, mesh, marks=marks(name, mesh), id=f"{name}-{mesh}")
-        for name in TABLE
-        if "sequence" not in mesh or name in ATTENTION
-    ]
-
-
-@pytest.mark.parametrize(("name", "mesh"), [case for mesh in MESHES for case in on(mesh)])
+@pytest.mark.parametrize(("name", "mesh"), list(cases()))
 def test_a_mesh_changes_where_and_not_what(name, mesh, monkeypatch):
     monkeypatch.setattr(rules, "FSDP_MIN_SIZE", 1)
     mesh = sharding.mesh(mesh)
