@@ -2,7 +2,8 @@
 
 google/flax, examples/seq2seq, README: token accuracy of about 100 % after some 1,800 steps of
 batch 128, with an LSTM of 512 as encoder and another as decoder. Here one LSTM reads the question
-and goes on to the answer. A 100 % that is "about" counts as reached from 99.9 % on.
+and goes on to the answer. A 100 % that is "about" counts as reached from 99.9 % on, for which
+this one takes 6,000 steps.
 """
 
 import functools
@@ -22,7 +23,7 @@ CELLS = {"lstm": LSTM(), "gru": GRU(), "elman": Elman()}
 def lstm_addition(
     cell: Literal["lstm", "gru", "elman"] = "lstm",
     digits: int = 3,
-    steps: int = 1_800,
+    steps: int = 6_000,
     batch_size: int = 128,
     peak_lr: float = 3e-3,
     width: int = 512,
