@@ -167,8 +167,9 @@ def test_the_loss_is_the_sum_of_its_terms_weighted_by_beta():
     weighted, again = objectives.elbo(SMALL, beta=4.0)(params, {}, images(), KEY)
     np.testing.assert_allclose(weighted, terms["reconstruction"] + 4 * terms["kl"], rtol=1e-6)
     assert again.scalars == terms
-    with pytest.raises(UserError, match="must not be negative; got -1"):
-        objectives.elbo(SMALL, beta=-1.0)
+    for beta in (-1.0, float("nan")):
+        with pytest.raises(UserError, match=f"a number from 0 up; got {beta}"):
+            objectives.elbo(SMALL, beta=beta)
 
 
 def test_the_terms_are_those_of_numpy():

@@ -186,6 +186,11 @@ def test_rotary_scores_depend_on_the_distance_only():
     assert abs(score(3, 1) - score(3, 2)) > 1e-3
 
 
+def test_rotary_positions_ask_for_pairs():
+    with pytest.raises(UserError, match="pairs of features; a head has 5"):
+        positions.rotary(jnp.zeros((1, 2, 1, 5)), jnp.zeros((1, 2), jnp.int32))
+
+
 def test_sinusoids_are_those_of_the_paper():
     found = positions.SinusoidalPositions(10, 6).apply({}, jnp.arange(4)[None])[0]
     for position in range(4):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxmodels.typing import CARRY, Array
+from jaxmodels.typing import CARRY, Array, UserError
 
 
 class Counter(nn.Module):
@@ -64,9 +64,11 @@ def rotary(
 
     Su et al. 2021, "RoFormer", section 3.2: a query and a key then see the distance between them
     only. The pairing is that of Llama's weights as Hugging Face has them (`rotate_half`); the paper
-    and Meta's own files pair (2 i, 2 i + 1). In float32.
+    and Meta's own files pair (2 i, 2 i + 1). In float32. `UserError` where H is odd.
     """
-    half = x.shape[-1] // 2
+    half, odd = divmod(x.shape[-1], 2)
+    if odd:
+        raise UserError(f"Rotary positions turn pairs of features; a head has {x.shape[-1]}.")
     rates = jnp.asarray(base ** (-np.arange(half) / half), jnp.float32)
     angles = positions[:, :, None, None] * rates[None, None, None]  # B T 1 H/2
     sin, cos = jnp.sin(angles), jnp.cos(angles)

@@ -49,9 +49,9 @@ def elbo(
     beta than 1 Higgins et al. 2017, "beta-VAE", equation 4, which below 1 is no bound. The terms
     are means over `samples` draws; scalars `reconstruction` and `kl`, before the weighting.
     """
-    if beta < 0:
+    if not 0 <= beta < float("inf"):
         raise UserError(
-            f"beta weighs the KL divergence, and must not be negative; got {beta}. "
+            f"beta weighs the KL divergence: a number from 0 up; got {beta}. "
             "1 makes the loss a bound, 0 leaves the latents free."
         )
 
