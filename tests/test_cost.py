@@ -10,7 +10,7 @@ import pytest
 from tiny_run import disturbed, quietly, send, tiny
 
 from jaxmodels import report, sharding, train
-from jaxmodels.experiment import Options, cost, energy
+from jaxmodels.experiment import Options, cost, energy, run
 from jaxmodels.experiment.prepared import configured
 from jaxmodels.typing import UserError
 
@@ -279,7 +279,7 @@ def test_the_section_names_what_is_in_it():
 # A run
 
 
-def test_a_run_tells_its_costs_over_its_starts(tmp_path, monkeypatch):
+def test_a_run_tells_its_costs_over_its_starts(tmp_path, monkeypatch, capsys):
     values = [0]
 
     def meter(devices):
@@ -288,9 +288,14 @@ def test_a_run_tells_its_costs_over_its_starts(tmp_path, monkeypatch):
         return counted(values)
 
     monkeypatch.setattr(cost, "meter", meter)
-    arguments = "--price", 2.5, "--eval-every", 4, "--save-every", 4, "--out", tmp_path / "run"
+    folder = str(tmp_path / "run")
+    arguments = "--price", "2.5", "--eval-every", "4", "--save-every", "4", "--out", folder
     with pytest.raises(SystemExit):
-        quietly(disturbed(6, send(15)), *arguments)
+        run(disturbed(6, send(15)), arguments)
+    stopped = capsys.readouterr().out
+    assert "8 x cpu, starts: 1" in stopped
+    assert "RAPL" in stopped
+    assert stopped.endswith("at 2.5 for a device and hour\n")
     first = json.loads((tmp_path / "run" / "cost.json").read_text())
     assert first["starts"] == 1
     assert first["device_seconds"] > 0

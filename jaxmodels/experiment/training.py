@@ -82,9 +82,11 @@ def _train(prepared: Prepared, mirror: Mirror) -> Outcome:
         checkpoints.wait()
     if asked.number:
         mirror.copy()
-        if jax.process_index() == 0:
+        if spent := recorder.spent():
             step, command = f"{int(state.step):,}", continuation(folder)
             print(f"stopped and saved at step {step}; go on with\n  {command}")
+            # Last, for it takes a moment, and a machine that is preempted may have none.
+            print(report.cost_lines(account(experiment, state, spent, mesh, options.price)))
         raise SystemExit(asked.number)
     if options.on_nan == "skip":
         figures = {**figures, "train/skipped": int(state.skipped)}
