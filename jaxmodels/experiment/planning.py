@@ -1,7 +1,9 @@
 """`--plan`: what an experiment would take on devices that are not here."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from jaxmodels import plan, report
@@ -13,11 +15,12 @@ from jaxmodels.experiment.options import Options
 from jaxmodels.experiment.prepared import check, configured, plain_step
 from jaxmodels.plan import Plan, Target
 from jaxmodels.train import abstract, placed_step
+from jaxmodels.typing import BATCH_AXES, UserError
 
 PAGE = "plan.html"
 
-Change = tuple[Mapping[str, str], Experiment, Options]
-"""What is told of it, and the experiment and options that it makes."""
+SAVED = "everything", "dots", "nothing"
+"""What may be kept for the gradient, from most to least."""
 
 
 def print_plan(
@@ -32,23 +35,23 @@ def print_plan(
         experiment = make(**hyperparameters)
     made = plan_for(experiment, options, target)
     print(report.plan_lines(made.to_json()))
-    changes = tried(experiment, options, target) if made.fits is False else iter(())
-    instead = []
-    for told, other in changes:
-        instead.append({"change": told, **other.to_json()})
-        print(f"\nwith {written(told)}:\n{report.plan_lines(other.to_json())}")
-        if other.fits:
-            break
+    title, instead = f"{make.__name__} on {options.plan}", []
     with mirrored(folder) as mirror:
-        mirror.files.mkdir(parents=True, exist_ok=True)
-        write_json(mirror.files / "plan.json", {**made.to_json(), "instead": instead})
-        report.write_page(
-            mirror.files / PAGE,
-            f"{make.__name__} on {options.plan}",
-            "A plan: compiled ahead of time, run nowhere.",
-            report.plan(made.to_json(), instead),
-        )
+        _write(mirror.files, title, made, instead)
+        for change, other in tried(experiment, options, target, made):
+            told = {"refused": str(other)} if isinstance(other, UserError) else other.to_json()
+            instead.append({"change": change, **told})
+            print(f"\nwith {written(change)}:\n{told.get('refused') or report.plan_lines(told)}")
+            _write(mirror.files, title, made, instead)
     print(f"\npage  {folder / PAGE}")
+
+
+def _write(folder: Path, title: str, made: Plan, instead: list[dict[str, Any]]) -> None:
+    """The plan as JSON and as a page."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "plan.json", {**made.to_json(), "instead": instead})
+    told = "A plan: compiled ahead of time, run nowhere."
+    report.write_page(folder / PAGE, title, told, report.plan(made.to_json(), instead))
 
 
 def plan_for(experiment: Experiment, options: Options, target: Target) -> Plan:
@@ -63,11 +66,26 @@ def plan_for(experiment: Experiment, options: Options, target: Target) -> Plan:
 
 
 def tried(
-    experiment: Experiment, options: Options, target: Target
-) -> Iterator[tuple[Mapping[str, str], Plan]]:
-    """Plans of what may fit where the experiment does not, one after the other."""
-    for told, other, changed in _changes(experiment, options, len(target.devices)):
-        yield told, plan_for(other, changed, target)
+    experiment: Experiment, options: Options, target: Target, made: Plan
+) -> Iterator[tuple[Mapping[str, str], Plan | UserError]]:
+    """Where `made` does not fit, what may, until it does: changes, and the plan or what forbids it.
+
+    Each is on top of those before it that could be made.
+    """
+    if made.fits is not False:
+        return
+    kept: dict[str, str] = {}
+    for name, value in _changes(experiment, options, made.mesh):
+        change = {**kept, name: value}
+        try:
+            outcome = plan_for(*_changed(experiment, options, change), target)
+        except UserError as error:
+            yield change, error
+            continue
+        yield change, outcome
+        if outcome.fits:
+            return
+        kept = change
 
 
 def written(change: Mapping[str, str]) -> str:
@@ -75,21 +93,25 @@ def written(change: Mapping[str, str]) -> str:
     return " ".join(f"--{name} {value}" for name, value in change.items())
 
 
-def _changes(experiment: Experiment, options: Options, devices: int) -> Iterator[Change]:
-    """More devices for the state, less kept for the gradient, a smaller batch; each on the last."""
-    told: dict[str, str] = {}
-    if options.mesh != "fsdp=-1":
-        told["mesh"] = "fsdp=-1"
-        options = dataclasses.replace(options, mesh="fsdp=-1")
-        yield dict(told), experiment, options
-    for saved in ("dots", "nothing"):
-        if options.saved != "nothing" and options.saved != saved:
-            told["saved"] = saved
-            options = dataclasses.replace(options, saved=saved)
-            yield dict(told), experiment, options
-    size = experiment.train.batch_size
-    while size % (2 * devices * options.accumulate) == 0:
+def _changes(
+    experiment: Experiment, options: Options, mesh: Mapping[str, int]
+) -> Iterator[tuple[str, str]]:
+    """More devices for the state, less kept for the gradient, a smaller batch."""
+    if mesh.get("data", 1) > 1:
+        others = (f"{axis}={size}" for axis, size in mesh.items() if axis not in BATCH_AXES)
+        yield "mesh", ",".join(("fsdp=-1", *others))
+    for saved in SAVED[SAVED.index(options.saved) + 1 :]:
+        yield "saved", saved
+    size, shards = experiment.train.batch_size, math.prod(mesh.get(a, 1) for a in BATCH_AXES)
+    while size % (2 * shards * options.accumulate) == 0:
         size //= 2
-        told["batch-size"] = str(size)
-        smaller = dataclasses.replace(experiment.train, batch_size=size)
-        yield dict(told), dataclasses.replace(experiment, train=smaller), options
+        yield "batch-size", str(size)
+
+
+def _changed(
+    experiment: Experiment, options: Options, change: Mapping[str, str]
+) -> tuple[Experiment, Options]:
+    size = int(change.get("batch-size", experiment.train.batch_size))
+    train = dataclasses.replace(experiment.train, batch_size=size)
+    fields = {name: value for name, value in change.items() if name != "batch-size"}
+    return dataclasses.replace(experiment, train=train), dataclasses.replace(options, **fields)
