@@ -1,8 +1,10 @@
 """What accelerators can do at most, as their vendors publish it.
 
-Sources: Google's pages cloud.google.com/tpu/docs/{v3,v4,v5e,v5p,v6e,tpu7x}; NVIDIA's data sheets of
-the A100, H100 and H200 and of DGX/HGX B200, a GPU's eighth. Read in November 2026. NVIDIA's large
-print is with 2:4 sparsity, twice what a dense matrix product can reach.
+Sources: Google's pages cloud.google.com/tpu/docs/{v3,v4,v5e,v5p,v6e,tpu7x}, and for the links of v3
+and v4 Jouppi et al. 2023, "TPU v4: An optically reconfigurable supercomputer for machine learning
+with hardware support for embeddings", table 4; NVIDIA's data sheets of the A100, H100 and H200 and
+of DGX/HGX B200, a GPU's eighth. Read in November 2026. NVIDIA's large print is with 2:4 sparsity,
+twice what a dense matrix product can reach; both vendors add up an interconnect's two directions.
 """
 
 import dataclasses
@@ -21,8 +23,7 @@ class Chip:
         flops: floating point operations per second of dense bfloat16 matrix products.
         memory: bytes.
         bandwidth: of the memory, bytes per second.
-        interconnect: with its neighbours over all links and in both directions together, bytes per
-            second; None where it is not published.
+        interconnect: from its neighbours over all links, or to them, bytes per second.
         cores: TPU cores; a device of jax is the whole chip, or, such as on v3, one of them.
     """
 
@@ -30,24 +31,24 @@ class Chip:
     flops: float
     memory: int
     bandwidth: float
-    interconnect: float | None
+    interconnect: float
     cores: int = 1
 
 
-V3 = Chip("TPU v3", 123e12, 32 * GIB, 900e9, None, cores=2)
-V4 = Chip("TPU v4", 275e12, 32 * GIB, 1200e9, None, cores=2)
-V5E = Chip("TPU v5e", 197e12, 16 * GIB, 819e9, 400e9)
-V5P = Chip("TPU v5p", 459e12, 95 * GIB, 2765e9, 1200e9, cores=2)
-V6E = Chip("TPU v6e", 918e12, 32 * GIB, 1638e9, 800e9)
-V7X = Chip("TPU7x", 2307e12, 192 * GIB, 7380e9, 1200e9, cores=2)
+V3 = Chip("TPU v3", 123e12, 32 * GIB, 900e9, 4 * 70e9, cores=2)
+V4 = Chip("TPU v4", 275e12, 32 * GIB, 1200e9, 6 * 50e9, cores=2)
+V5E = Chip("TPU v5e", 197e12, 16 * GIB, 819e9, 200e9)
+V5P = Chip("TPU v5p", 459e12, 95 * GIB, 2765e9, 600e9, cores=2)
+V6E = Chip("TPU v6e", 918e12, 32 * GIB, 1638e9, 400e9)
+V7X = Chip("TPU7x", 2307e12, 192 * GIB, 7380e9, 600e9, cores=2)
 
-A100_40 = Chip("A100 40 GB", 312e12, 40 * GIB, 1555e9, 600e9)
-A100_80 = Chip("A100 80 GB", 312e12, 80 * GIB, 2039e9, 600e9)
-A100_80_PCIE = Chip("A100 80 GB PCIe", 312e12, 80 * GIB, 1935e9, 600e9)
-H100 = Chip("H100", 989e12, 80 * GIB, 3350e9, 900e9)
-H100_PCIE = Chip("H100 PCIe", 756e12, 80 * GIB, 2000e9, 600e9)
-H200 = Chip("H200", 989e12, 141 * GIB, 4800e9, 900e9)
-B200 = Chip("B200", 2250e12, 180 * GIB, 8000e9, 1800e9)
+A100_40 = Chip("A100 40 GB", 312e12, 40 * GIB, 1555e9, 300e9)
+A100_80 = Chip("A100 80 GB", 312e12, 80 * GIB, 2039e9, 300e9)
+A100_80_PCIE = Chip("A100 80 GB PCIe", 312e12, 80 * GIB, 1935e9, 300e9)
+H100 = Chip("H100", 989e12, 80 * GIB, 3350e9, 450e9)
+H100_PCIE = Chip("H100 PCIe", 756e12, 80 * GIB, 2000e9, 300e9)
+H200 = Chip("H200", 989e12, 141 * GIB, 4800e9, 450e9)
+B200 = Chip("B200", 2250e12, 180 * GIB, 8000e9, 900e9)
 
 _BY_NAME = {
     **dict.fromkeys(("tpu v3", "v3"), V3),
@@ -90,6 +91,6 @@ def of(device: Any) -> Chip | None:
         flops=chip.flops * part,
         memory=int(chip.memory * part),
         bandwidth=chip.bandwidth * part,
-        interconnect=chip.interconnect and chip.interconnect * part,
+        interconnect=chip.interconnect * part,
         cores=share,
     )

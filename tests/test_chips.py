@@ -52,7 +52,7 @@ def test_a_device_may_be_a_part_of_a_chip():
     assert chips.of(device("TPU v5 lite", 1)) is chips.V5E
     half = chips.of(device("TPU7x", 1))
     assert (half.flops, half.memory) == (chips.V7X.flops / 2, chips.V7X.memory / 2)
-    assert chips.of(device("TPU v4", 1)).interconnect is None
+    assert half.interconnect == chips.V7X.interconnect / 2
     assert chips.of(jax.devices("cpu")[0]) is None
     gpu = types.SimpleNamespace(device_kind="NVIDIA H100 80GB HBM3")
     assert chips.of(gpu) is chips.H100
@@ -63,4 +63,4 @@ def test_the_units_are_those_of_the_docstring():
         assert 1e14 < chip.flops < 1e16
         assert 1e10 < chip.memory < 1e12
         assert 1e11 < chip.bandwidth < 1e13
-        assert chip.interconnect is None or 1e11 < chip.interconnect < 1e13
+        assert 1e11 < chip.interconnect < 1e12

@@ -1,6 +1,7 @@
 """What a language model's step sends between the chips of a TPU slice: no more than it must."""
 
 import collections
+import functools
 import importlib.util
 
 import jax
@@ -8,9 +9,11 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from jaxmodels import objectives, plan, sharding, train
+from jaxmodels import flops, objectives, plan, sharding, train
 from jaxmodels.models.transformer import gpt
+from jaxmodels.plan import hlo
 from jaxmodels.plan.collectives import each
+from jaxmodels.plan.products import operations
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (extra: tpu)"
@@ -20,8 +23,9 @@ B, T, D, N, H, DEPTH = 128, 176, 256, 8, 32, 4
 MODEL = gpt(256, 2 * T, D, DEPTH, N)
 
 
-def sent(mesh):
-    """The collectives of activations: how many of each kind and shape, with all layers'."""
+@functools.cache
+def compiled(mesh):
+    """A step's products on all devices together, as traced, and the program of one device."""
     mesh = sharding.mesh(mesh, plan.target("v5e:2x4").devices)
     objective, optimizer = objectives.next_token(MODEL), optax.adamw(1e-3)
     tokens = jax.ShapeDtypeStruct((B, T), jnp.int32)
@@ -30,13 +34,26 @@ def sent(mesh):
     state = train.abstract(objective, optimizer, example, mesh, rule)
     batch = sharding.abstract_batch(example, mesh)
     step = train.placed_step(train.update(objective, optimizer), state)
+    program = hlo.read(step.lower(state, batch).compile().as_text())
+    return flops.count(step, state, batch).matmul, program
+
+
+def sent(mesh):
+    """The collectives of activations: how many of each kind and shape, with all layers'."""
     found = collections.Counter()
-    for kind, shapes, times in each(step.lower(state, batch).compile().as_text()):
-        for shape in shapes:
+    for part in each(compiled(mesh)[1]):
+        for shape in part.shapes:
             # Activations have rows and tokens, whole or a device's; no param has.
             if {T, T // 2} & set(shape.sizes) and {B, B // 2, B // 4, B // 8} & set(shape.sizes):
-                found[kind, tuple(size for size in shape.sizes if size > 1)] += times
+                found[part.kind, tuple(n for n in shape.sizes if n > 1)] += part.times
     return found
+
+
+@pytest.mark.parametrize("mesh", ["fsdp=8", "data=2,fsdp=2,tensor=2", "fsdp=4,sequence=2"])
+def test_every_device_computes_its_share_of_the_products(mesh):
+    counted, program = compiled(mesh)
+    assert not program.unknown
+    assert operations(program) == counted // 8
 
 
 def test_fully_sharded_only_params_and_gradients_are_sent():

@@ -6,55 +6,23 @@ import json
 
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
+from jax.sharding import PartitionSpec
 from test_experiments import FILES, SMALL, load
 from tiny_run import tiny
 
-from jaxmodels import plan
+from jaxmodels import objectives, plan, report, sharding, train
 from jaxmodels.data import declared
 from jaxmodels.experiment import Options, run
-from jaxmodels.experiment.planning import plan_for
-from jaxmodels.models.transformer import gpt3_175b
-from jaxmodels.plan import collectives
+from jaxmodels.experiment.planning import plan_for, tried
+from jaxmodels.models.transformer import gpt, gpt3_175b
+from jaxmodels.sharding import match
 from jaxmodels.typing import UserError
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (extra: tpu)"
 )
-
-HLO = """\
-HloModule step
-
-%add (x: f32[], y: f32[]) -> f32[] {
-  ROOT %sum = f32[] add(%x, %y)
-}
-
-%condition (state: (s32[], f32[8,4])) -> pred[] {
-  %limit = s32[]{:T(128)} constant(12)
-  ROOT %less = pred[] compare(%n, %limit), direction=LT
-}
-
-%body (state: (s32[], f32[8,4])) -> (s32[], f32[8,4]) {
-  %all-gather.1 = bf16[8,4]{1,0} all-gather(%part), channel_id=1, dimensions={0}
-  %all-gather.2 = bf16[8,4]{1,0} all-gather(%part), channel_id=1, dimensions={0}
-  %all-reduce.1 = (f32[2,3]{1,0}, f32[]) all-reduce(%a, %b), channel_id=2, to_apply=%add
-}
-
-ENTRY %main (p: f32[8,4]) -> f32[8,4] {
-  %loop = (s32[], f32[8,4]) while(%start), condition=%condition, body=%body
-  %moved = (f32[16]{0}, f32[16]{0}, u32[]) collective-permute-start(%q), channel_id=3
-  %done = f32[16]{0} collective-permute-done(%moved)
-}
-"""
-
-
-def test_collectives_are_counted_as_often_as_they_run():
-    found = {part.kind: (part.count, part.bytes) for part in collectives.found(HLO)}
-    assert found == {
-        "all-gather": (12, 12 * 64),  # one, written twice, under one channel
-        "all-reduce": (12, 12 * 28),
-        "collective-permute": (1, 64),
-    }
 
 
 def test_a_plan_of_this_machine_adds_up():
@@ -98,21 +66,77 @@ def test_a_topology_that_libtpu_does_not_know_is_refused(name):
         plan.target(name)
 
 
+TOO_WIDE = 14_000_000
+"""Of the hidden layer of `tiny`: params, average and Adam's moments are 17 GB, a v5e has 16 GiB."""
+
+
 @needs_libtpu
-def test_what_does_not_fit_is_changed_until_it_does(tmp_path, capsys, monkeypatch):
-    real = plan.target("v5e:2x4")
-    asked = plan_for(tiny(width=512), Options(), real)
-    chip = dataclasses.replace(real.chip, memory=asked.total - 1)
-    small = dataclasses.replace(real, chip=chip)
-    monkeypatch.setattr(plan, "target", lambda name: small)
-    with pytest.raises(SystemExit):
-        run(tiny, ["--plan", "v5e:2x4", "--width", "512", "--out", str(tmp_path)])
+def test_what_does_not_fit_is_changed_until_it_does(tmp_path, capsys):
+    arguments = f"--plan v5e:2x4 --mesh data=4,tensor=2 --batch-size 4 --width {TOO_WIDE}"
+    with pytest.raises(SystemExit) as ended:
+        run(tiny, [*arguments.split(), "--out", str(tmp_path)])
+    assert ended.value.code == 0
     printed = capsys.readouterr().out
-    assert "DOES NOT FIT" in printed
-    assert "with --mesh fsdp=-1:" in printed
-    tried = json.loads((tmp_path / "plan.json").read_text())["instead"]
-    assert tried[0]["change"] == {"mesh": "fsdp=-1"}
-    assert [other["fits"] for other in tried][-1]
+    assert "GiB of 15.75 GiB: DOES NOT FIT" in printed
+    assert "with --mesh fsdp=-1,tensor=2:" in printed
+    made = json.loads((tmp_path / "plan.json").read_text())
+    assert made["memory"]["params"] == 4 * made["parameters"]
+    assert made["total"] >= 4 * made["memory"]["params"]
+    assert made["traffic"] is made["products"] is None
+    assert made["bounds"].keys() == {"products", "memory"}
+    (instead,) = made["instead"]
+    assert instead["change"] == {"mesh": "fsdp=-1,tensor=2"}
+    assert instead["fits"]
+    assert "the compiler has made no program" in (tmp_path / "plan.html").read_text()
+
+
+@needs_libtpu
+def test_a_change_that_cannot_be_made_is_told_and_left():
+    rule = match({"Dense_0/bias$": PartitionSpec("fsdp")})
+    wide = dataclasses.replace(tiny(width=TOO_WIDE + 2), rule=rule)
+    options = Options(mesh="data=4,fsdp=2", saved="dots")
+    target = plan.target("v5e:2x4")
+    refused, *others = tried(wide, options, target, plan_for(wide, options, target))
+    assert refused[0] == {"mesh": "fsdp=-1"}
+    assert "Dense_0/bias" in str(refused[1])
+    assert [change for change, _ in others] == [
+        {"saved": "nothing"},
+        {"saved": "nothing", "batch-size": "8"},
+    ]
+    assert not any(other.fits for _, other in others)
+
+
+@needs_libtpu
+def test_an_axis_that_does_not_split_the_products_is_no_gain():
+    target = plan.target("v5e:2x4")
+    experiment = tiny(batch_size=128, width=512, dropout=0.0)
+    split = plan_for(experiment, Options(mesh="data=8"), target)
+    whole = plan_for(experiment, Options(mesh="tensor=8"), target)
+    assert split.products == split.matmul // 8
+    # The convolution's padding is in `matmul`, a five-hundredth of it, and in no compiled product.
+    assert whole.products == pytest.approx(whole.matmul, rel=2e-3)
+    assert whole.bounds["products"] == pytest.approx(8 * split.bounds["products"], rel=2e-3)
+
+
+def test_the_axes_that_do_not_divide_a_param_are_told():
+    target = plan.target("cpu:8")
+    mesh = sharding.mesh("fsdp=2,tensor=4", target.devices)
+    model = gpt(vocab_size=257, context=64, width=96, depth=1, num_heads=6)
+    example = {name: jax.ShapeDtypeStruct((8, 64), jnp.int32) for name in ("tokens", "targets")}
+    objective, rule = objectives.next_token(model), sharding.tensor(model.tensor_dims)
+    state = train.abstract(objective, optax.sgd(0.1), example, mesh, rule)
+    step = jax.jit(lambda state, batch: state)
+    made = plan.plan(step, state, example, mesh, target)
+    placed = {leaf.path.removeprefix("stack/layers/block/"): leaf for leaf in made.placement}
+    hidden = placed["feedforward/hidden/kernel"]
+    assert hidden.spec == (None, "fsdp", "tensor")
+    assert hidden.undivided == ()
+    # Six heads and 257 rows, of which four devices hold no equal parts.
+    for path in "attention/query/kernel", "attention/out/kernel", "embedding/embedding":
+        assert "fsdp" in placed[path].spec
+        assert placed[path].undivided == ("tensor",)
+    assert placed["attention/out/bias"].undivided == ()  # too small to be split
+    assert "257 × 96, 96 over fsdp, not over tensor" in report.plan_lines(made.to_json())
 
 
 @needs_libtpu

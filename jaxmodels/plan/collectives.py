@@ -6,14 +6,9 @@ import math
 import re
 from collections.abc import Iterator
 
-KINDS = "all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute"
-BITS = {"pred": 8, "bf16": 16, "f8e4m3fn": 8, "f8e5m2": 8}
+from jaxmodels.plan.hlo import Instruction, Program, Shape, shapes
 
-_OPERATION = re.compile(rf"= (.+?) ({'|'.join(KINDS)})(-start)?\(")
-_ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
-_HEADER = re.compile(r"^(?:ENTRY )?%?([\w.-]+) (?:\(.*)?.*\{$")
-_LOOP = re.compile(r" while\(.*condition=%?([\w.-]+), body=%?([\w.-]+)")
-_CALLED = re.compile(r"(?:calls|to_apply|body|branch_computations)=\{?%?([\w.-]+)")
+KINDS = "all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +18,7 @@ class Collective:
     Attributes:
         kind: as XLA calls it.
         count: how many are run in a step.
-        bytes: of their results on one device, in a step.
+        bytes: that one device receives for them in a step.
     """
 
     kind: str
@@ -32,89 +27,81 @@ class Collective:
 
 
 @dataclasses.dataclass(frozen=True)
-class Shape:
-    """Of an array: its type, as XLA calls it, and its dimensions as text, such as `8,128`."""
+class Sent:
+    """One collective of a program.
 
-    dtype: str
-    dims: str
+    Attributes:
+        kind: as XLA calls it.
+        shapes: of its results on one device.
+        group: how many devices take part in it together.
+        times: how often it is run in a step.
+    """
+
+    kind: str
+    shapes: tuple[Shape, ...]
+    group: int
+    times: int
 
     @property
-    def sizes(self) -> tuple[int, ...]:
-        """Of the dimensions."""
-        return tuple(int(size) for size in self.dims.split(",") if size)
+    def received(self) -> int:
+        """Bytes that come in at one device each time, around a ring: no other way takes fewer."""
+        result, others = sum(shape.bytes for shape in self.shapes), self.group - 1
+        if self.kind == "collective-permute":
+            return result
+        if self.kind == "reduce-scatter":
+            return others * result
+        # A sum is scattered and then gathered.
+        return (2 if self.kind == "all-reduce" else 1) * others * result // self.group
 
-    @property
-    def bytes(self) -> int:
-        """Of all elements."""
-        bits = BITS.get(self.dtype) or int(re.sub(r"\D", "", self.dtype) or 8)
-        return math.prod(self.sizes) * bits // 8
 
-
-def found(hlo: str) -> list[Collective]:
-    """The collectives in a compiled program's text, those in loops times the loops' lengths."""
+def found(program: Program) -> list[Collective]:
+    """The collectives of a program, by kind."""
     count: collections.Counter[str] = collections.Counter()
     total: collections.Counter[str] = collections.Counter()
-    for kind, shapes, times in each(hlo):
-        count[kind] += times
-        total[kind] += times * sum(shape.bytes for shape in shapes)
+    for sent in each(program):
+        count[sent.kind] += sent.times
+        total[sent.kind] += sent.times * sent.received
     return [Collective(kind, count[kind], total[kind]) for kind in KINDS if count[kind]]
 
 
-def each(hlo: str) -> Iterator[tuple[str, list[Shape], int]]:
-    """Kind, results on one device, and number of runs of each collective in a program's text."""
-    computations = _computations(hlo)
-    runs = _runs(computations)
-    channels = set()
-    for name, lines in computations.items():
-        for line in lines:
-            operation = _OPERATION.search(line)
-            if operation is None or not runs[name]:
-                continue
-            # libtpu writes one that runs beside other work once for each piece of that work.
-            channel = re.search(r"channel_id=(\d+)", line)
-            if channel and channel.group(1) in channels:
-                continue
-            channels.add(channel.group(1) if channel else line)
-            text, kind, started = operation.groups()
-            shapes = [Shape(*shape) for shape in _ARRAY.findall(text)]
-            # What starts one gives its operands too.
-            yield kind, shapes[1:2] if started and len(shapes) > 1 else shapes, runs[name]
+def each(program: Program) -> Iterator[Sent]:
+    """Each collective of a program."""
+    by_channel: dict[str, Sent] = {}
+    for instruction, computation, times in program.each():
+        kind = instruction.operation.removesuffix("-start")
+        if kind not in KINDS:
+            continue
+        results = _results(instruction)
+        if kind == "all-reduce" and computation.startswith("all-reduce-scatter"):
+            # libtpu writes a reduce-scatter as a fusion: a sum, and a slice of it.
+            kind, results = "reduce-scatter", program.computations[computation].root.shapes
+        sent = Sent(kind, tuple(results), _group(instruction, program.devices), times)
+        # libtpu writes one that runs beside other work once for each piece of that work, also in
+        # loops; it's run as often as the piece that is run least.
+        channel = instruction.attribute("channel_id") or f"{computation}/{instruction.name}"
+        by_channel[channel] = min(by_channel.get(channel, sent), sent, key=lambda one: one.times)
+    yield from by_channel.values()
 
 
-def _computations(hlo: str) -> dict[str, list[str]]:
-    """The lines of each computation, by name; the entry is called ENTRY."""
-    found: dict[str, list[str]] = {}
-    name = ""
-    for line in hlo.splitlines():
-        header = _HEADER.match(line)
-        if header:
-            name = "ENTRY" if line.startswith("ENTRY") else header.group(1)
-            found[name] = []
-        elif name:
-            found[name].append(line)
-    return found
+def _results(instruction: Instruction) -> list[Shape]:
+    """The arrays that a collective makes; what starts one gives its operands before them."""
+    starts = instruction.operation.endswith("-start")
+    if not starts or instruction.operation == "all-reduce-start":
+        return instruction.shapes
+    _, results, *_ = re.findall(r"\([^()]*\)|[a-z]\w*\[[\d,]*\]", instruction.type[1:-1])
+    return shapes(results)
 
 
-def _runs(computations: dict[str, list[str]]) -> collections.Counter[str]:
-    """How often each computation is run, from the entry down."""
-    runs: collections.Counter[str] = collections.Counter()
-
-    def visit(name: str, times: int) -> None:
-        runs[name] = max(runs[name], times)
-        for line in computations.get(name, ()):
-            loop = _LOOP.search(line)
-            length = _length(line, computations[loop.group(1)]) if loop else 1
-            for called in _CALLED.findall(line):
-                visit(called, times * (length if loop and called == loop.group(2) else 1))
-
-    visit("ENTRY", 1)
-    return runs
-
-
-def _length(line: str, condition: list[str]) -> int:
-    """How often a loop is run: as the compiler says, or as its condition compares."""
-    known = re.search(r"known_trip_count[^\d]*(\d+)", line)
-    if known:
-        return int(known.group(1))
-    limits = re.findall(r"s32\[\]\S* constant\((\d+)\)", "\n".join(condition))
-    return max(map(int, limits), default=1)
+def _group(instruction: Instruction, devices: int) -> int:
+    """How many devices take part: `{{0,1},{2,3}}`, `[2,2]<=[4]`, or axes of a mesh."""
+    text = instruction.attributes.partition("replica_groups=")[2]
+    if listed := re.match(r"\{\{([\d,]*)\}", text):
+        return len(listed[1].split(","))
+    if iota := re.match(r"\[\d+,(\d+)\]", text):
+        return int(iota[1])
+    if named := re.match(r"mesh\[(.*?)\].*?\{('.*?)\}", text):
+        sizes = dict(re.findall(r"('\w+')=(\d+)", named[1]))
+        # Of an axis, or of a part of one: 'axis_0':(2)4 are 4 of its devices.
+        axes = re.findall(r"('\w+')(?::\(\d+\)(\d+))?", named[2])
+        return math.prod(int(part or sizes[axis]) for axis, part in axes)
+    return devices

@@ -1,18 +1,17 @@
 """What a compiled training step tells of memory, time and traffic."""
 
-import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
-from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 
 from jaxmodels import flops, tree
-from jaxmodels.plan import collectives
+from jaxmodels.plan.collectives import Collective
+from jaxmodels.plan.compiler import attempt
 from jaxmodels.plan.target import Target
 from jaxmodels.sharding import abstract_batch
 from jaxmodels.sharding.rules import FSDP_MIN_SIZE
@@ -24,14 +23,15 @@ UTILISATIONS = 0.4, 0.6
 class Placed:
     """Where a parameter is: `spec` names each dimension's axis, `bytes` are a device's share.
 
-    It is `undivided` if the mesh has an axis to split it by, and it is large, but whole.
+    `undivided` are the mesh's axes for params that do not split it, although it is large: no rule
+    names a dimension for them, or they do not divide it.
     """
 
     path: str
     shape: tuple[int, ...]
     spec: tuple[Any, ...]
     bytes: int
-    undivided: bool
+    undivided: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,12 +48,15 @@ class Plan:
         limit: bytes that a device has, None if unknown.
         flops: floating point operations of a step on all devices; `matmul` of them in products.
         matmul: what utilisation counts.
-        uncounted: what the count is too low for.
+        products: operations in products on one device: as compiled, and at least its share of
+            `matmul`; more where an axis of the mesh does not split them.
+        uncounted: what the counts are too low for.
         bounds: seconds that a step takes at least: for its products at the chip's peak, for
             reading its arguments and writing its results once, for its collectives at the
-            interconnect's full rate.
+            interconnect's full rate; those that are known.
         per_step: examples, and tokens where there are some.
-        traffic: the collectives of a step.
+        traffic: the collectives of a step. They and `products` are None if it does not fit and
+            the compiler has made no program.
         placement: of each parameter.
         compilation: seconds it took here.
     """
@@ -67,10 +70,11 @@ class Plan:
     limit: int | None
     flops: int
     matmul: int
+    products: int | None
     uncounted: tuple[str, ...]
     bounds: Mapping[str, float]
     per_step: Mapping[str, int]
-    traffic: tuple[collectives.Collective, ...]
+    traffic: tuple[Collective, ...] | None
     placement: tuple[Placed, ...]
     compilation: float
 
@@ -82,6 +86,8 @@ class Plan:
     @property
     def fits(self) -> bool | None:
         """Whether a device's memory holds it; None if that is unknown."""
+        if self.traffic is None:
+            return False
         return None if self.limit is None else self.total <= self.limit
 
     def rates(self, utilisation: float) -> dict[str, float]:
@@ -110,66 +116,47 @@ def plan(step: Any, state: Any, example: Mapping[str, Any], mesh: Mesh, target: 
     counted = flops.count(step, state, batch)
     lowered = step.lower(state, batch)
     begun = time.perf_counter()
-    with _uncached():
-        compiled = lowered.compile()
+    compiled = attempt(lowered, _held(state, batch), target)
     seconds = time.perf_counter() - begun
-    memory = _memory(compiled.memory_analysis(), state, batch)
-    traffic = tuple(collectives.found(compiled.as_text()))
+    # Products with a single row are none once they are compiled.
+    products = max(counted.matmul // mesh.size, compiled.products or 0)
     return Plan(
         target=target.name,
         devices=mesh.size,
         chip=target.chip and target.chip.name,
         mesh=dict(mesh.shape),
         parameters=tree.count(state.params),
-        memory=memory,
-        limit=target.chip and target.chip.memory,
+        memory=compiled.memory,
+        limit=compiled.limit,
         flops=counted.total,
         matmul=counted.matmul,
-        uncounted=counted.unknown,
-        bounds=_bounds(counted.matmul / mesh.size, memory, traffic, target),
+        products=None if compiled.products is None else products,
+        uncounted=counted.unknown + compiled.unknown,
+        bounds=_bounds(products, compiled.memory, compiled.traffic, target),
         per_step=_per_step(example),
-        traffic=traffic,
+        traffic=compiled.traffic,
         placement=tuple(_placed(*named) for named in tree.named_leaves(state.params)),
         compilation=seconds,
     )
 
 
-@contextlib.contextmanager
-def _uncached() -> Iterator[None]:
-    """Without the persistent cache: what is there for absent devices cannot be read back."""
-    enabled = jax.config.jax_enable_compilation_cache  # pyright: ignore[reportAttributeAccessIssue]
-    jax.config.update("jax_enable_compilation_cache", False)
-    compilation_cache.reset_cache()  # else jax has settled on using one
-    try:
-        yield
-    finally:
-        jax.config.update("jax_enable_compilation_cache", enabled)
-        compilation_cache.reset_cache()
-
-
-def _memory(analysis: Any, state: Any, batch: Any) -> dict[str, int]:
-    """Bytes on one device. What the compiler pads arguments by counts as temporary."""
+def _held(state: Any, batch: Any) -> dict[str, int]:
+    """Bytes on one device of what a step is given."""
     parts = {
         "params": state.params,
         "optimizer": state.opt_state,
         "other state": state.collections,
         "batch": batch,
     }
-    held = {name: sum(map(_share, jax.tree.leaves(part))) for name, part in parts.items()}
-    whole = (
-        analysis.argument_size_in_bytes
-        + analysis.output_size_in_bytes
-        - analysis.alias_size_in_bytes
-        + analysis.temp_size_in_bytes
-    )
-    held["temporaries"] = max(0, whole - sum(held.values()))
-    return {**held, "program": analysis.generated_code_size_in_bytes}
+    return {name: sum(map(_share, jax.tree.leaves(part))) for name, part in parts.items()}
 
 
 def _placed(path: str, leaf: Any) -> Placed:
     spec = tuple(leaf.sharding.spec)
-    splits = leaf.sharding.mesh.shape.get("fsdp", 1) > 1 and leaf.size >= FSDP_MIN_SIZE
-    return Placed(path, leaf.shape, spec, _share(leaf), undivided=splits and not any(spec))
+    axes = leaf.sharding.mesh.shape
+    missing = {"fsdp", "tensor"} - set(jax.tree.leaves(spec)) if leaf.size >= FSDP_MIN_SIZE else ()
+    undivided = tuple(axis for axis in axes if axis in missing and axes[axis] > 1)
+    return Placed(path, leaf.shape, spec, _share(leaf), undivided)
 
 
 def _share(leaf: Any) -> int:
@@ -177,9 +164,9 @@ def _share(leaf: Any) -> int:
 
 
 def _bounds(
-    products: float,
+    products: int,
     memory: Mapping[str, int],
-    traffic: tuple[collectives.Collective, ...],
+    traffic: tuple[Collective, ...] | None,
     target: Target,
 ) -> dict[str, float]:
     chip = target.chip
@@ -190,10 +177,8 @@ def _bounds(
         "products": products / chip.flops,
         "memory": (2 * state + memory["batch"]) / chip.bandwidth,
     }
-    if chip.interconnect:
-        # Around a ring, a sum is scattered and then gathered: it passes twice.
-        sent = sum((2 if part.kind == "all-reduce" else 1) * part.bytes for part in traffic)
-        bounds["network"] = sent / chip.interconnect
+    if traffic is not None:
+        bounds["network"] = sum(part.bytes for part in traffic) / chip.interconnect
     return bounds
 
 

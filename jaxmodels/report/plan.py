@@ -7,6 +7,8 @@ from typing import Any
 from jaxmodels.report.page import Section
 from jaxmodels.report.tables import facts, table
 
+UNKNOWN = "unknown: the compiler has made no program of what does not fit"
+
 
 def plan_lines(made: Mapping[str, Any]) -> str:
     """A plan's JSON as text for a terminal."""
@@ -53,8 +55,11 @@ def _memory(made: Mapping[str, Any]) -> dict[str, str]:
 def _step(made: Mapping[str, Any]) -> dict[str, str]:
     shown = {
         "operations": f"{made['flops']:.3g}, of which {made['matmul']:.3g} in products",
+        "products of a device": _products(made),
         **{f"at least, for its {k}": f"{1e3 * s:.3g} ms" for k, s in made["bounds"].items()},
     }
+    if made["traffic"] is None:
+        shown["collectives"] = UNKNOWN
     for share, rates in made["rates"].items() if made["bounds"] else ():
         shown[f"at {share} of the peak, if it can"] = ", ".join(
             f"{r:,.0f} {u}/s" for u, r in rates.items()
@@ -64,14 +69,26 @@ def _step(made: Mapping[str, Any]) -> dict[str, str]:
     return shown
 
 
+def _products(made: Mapping[str, Any]) -> str:
+    if made["products"] is None:
+        return UNKNOWN
+    if not made["products"]:
+        return "none"
+    times = made["products"] * made["devices"] / made["matmul"]
+    return f"{made['products']:.3g}, {times:.2f} times an equal share"
+
+
 def _traffic(made: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    for part in made["traffic"]:
+    for part in made["traffic"] or ():
         yield part["kind"], f"{part['count']:,}", _size(part["bytes"])
 
 
 def _instead(made: Mapping[str, Any], instead: Sequence[Mapping[str, Any]]) -> str:
     rows = [("as asked", _fit(made))] + [
-        (" ".join(f"--{k} {v}" for k, v in other["change"].items()), _fit(other))
+        (
+            " ".join(f"--{k} {v}" for k, v in other["change"].items()),
+            html.escape(other["refused"]) if "refused" in other else _fit(other),
+        )
         for other in instead
     ]
     return table(("change", "memory of a device"), rows)
@@ -80,8 +97,8 @@ def _instead(made: Mapping[str, Any], instead: Sequence[Mapping[str, Any]]) -> s
 def _collectives(made: Mapping[str, Any]) -> str:
     rows = list(_traffic(made))
     if not rows:
-        return '<p class="note">None.</p>'
-    return table(("collective", "times", "bytes of a device"), rows, numbers=(1, 2))
+        return f'<p class="note">{UNKNOWN if made["traffic"] is None else "None"}.</p>'
+    return table(("collective", "times", "bytes that a device receives"), rows, numbers=(1, 2))
 
 
 def _placement(made: Mapping[str, Any]) -> str:
@@ -103,8 +120,8 @@ def _shape(leaf: Mapping[str, Any]) -> str:
 
 def _split(leaf: Mapping[str, Any]) -> str:
     pairs = zip(leaf["shape"], leaf["spec"], strict=False)  # a spec may be shorter
-    named = [f"{size} over {axis}" for size, axis in pairs if axis]
-    return ", ".join(named) or ("whole: undivided" if leaf["undivided"] else "whole")
+    split = [f"{size} over {axis}" for size, axis in pairs if axis] or ["whole"]
+    return ", ".join(split + [f"not over {axis}" for axis in leaf["undivided"]])
 
 
 def _size(size: int) -> str:

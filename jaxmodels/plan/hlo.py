@@ -1,0 +1,212 @@
+"""A compiled program's text, read: its instructions, and how often each is run."""
+
+import collections
+import dataclasses
+import math
+import re
+from collections.abc import Iterator, Mapping
+
+BITS = {"pred": 8, "bf16": 16, "f8e4m3fn": 8, "f8e5m2": 8}
+
+
+def _nested(depth: int) -> str:
+    """A pattern of text whose parentheses are balanced, and at most so deep."""
+    inside = r"[^()]*"
+    for _ in range(depth):
+        inside = rf"[^()]*(?:\({inside}\)[^()]*)*"
+    return inside
+
+
+# Arrays have parentheses in their layouts, tuples have them around arrays, and around tuples.
+_INSTRUCTION = re.compile(
+    rf"\s+(ROOT )?%?([\w.-]+) = (\({_nested(5)}\)|\S+) ([\w-]+)\(({_nested(5)})\)(.*)"
+)
+_HEADER = re.compile(r"(ENTRY )?%?([\w.-]+) .*\{$")
+_LAYOUT = re.compile(r"\{[^}]*\}|/\*.*?\*/")
+_ARRAY = re.compile(r"([a-z]\w*)\[([\d,]*)\]")
+_CALLS = re.compile(
+    r"\b(?:calls|to_apply|body|(?:true|false)_computation|(?:branch|called)_computations)="
+    r"(\{[^}]*\}|[%\w.-]+)"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """Of an array: its type, as XLA calls it, and its dimensions as text, such as `8,128`."""
+
+    dtype: str
+    dims: str
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Of the dimensions."""
+        return tuple(int(size) for size in self.dims.split(",") if size)
+
+    @property
+    def bytes(self) -> int:
+        """Of all elements."""
+        bits = BITS.get(self.dtype) or int(re.sub(r"\D", "", self.dtype) or 8)
+        return math.prod(self.sizes) * bits // 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """One line, such as `%sum = f32[8,4] add(%x, %y), metadata={}`.
+
+    Attributes:
+        name: of its result.
+        type: of its result, as text without layouts.
+        operation: such as `add`.
+        operands: as text; of a constant its value.
+        attributes: what stands behind the operands, as text.
+    """
+
+    name: str
+    type: str
+    operation: str
+    operands: str
+    attributes: str
+
+    @property
+    def inputs(self) -> list[str]:
+        """The operands' names."""
+        return re.findall(r"%([\w.-]+)", self.operands)
+
+    @property
+    def shapes(self) -> list[Shape]:
+        """Of all arrays of the result."""
+        return shapes(self.type)
+
+    @property
+    def called(self) -> list[str]:
+        """The computations that it runs."""
+        return [
+            name
+            for names in _CALLS.findall(self.attributes)
+            for name in re.findall(r"[\w.-]+", names)
+        ]
+
+    def attribute(self, name: str, value: str = r"%?([\w.-]+)") -> str:
+        """The text of that attribute, "" if there is none."""
+        found = re.search(rf"\b{name}={value}", self.attributes)
+        return found.group(1) if found else ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Computation:
+    """A function of a program: its instructions by name, in order, and its result's."""
+
+    instructions: Mapping[str, Instruction]
+    root: Instruction
+
+    def source(self, name: str) -> Instruction:
+        """The instruction of that name; of a copy, what is copied."""
+        found = self.instructions[name]
+        return self.source(found.inputs[0]) if found.operation == "copy" else found
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What one device runs.
+
+    Attributes:
+        devices: how many run it.
+        computations: by name; the first is called ENTRY.
+        runs: how often each computation is run; each branch of a conditional as if it were chosen.
+        unknown: loops whose length is unknown, the bodies of which are counted once.
+    """
+
+    devices: int
+    computations: Mapping[str, Computation]
+    runs: Mapping[str, int]
+    unknown: tuple[str, ...]
+
+    def each(self) -> Iterator[tuple[Instruction, str, int]]:
+        """Instruction, its computation's name, and number of runs, of all that is run."""
+        for name, computation in self.computations.items():
+            if self.runs.get(name):
+                for instruction in computation.instructions.values():
+                    yield instruction, name, self.runs[name]
+
+
+def shapes(text: str) -> list[Shape]:
+    """Of all arrays in a type's text."""
+    return [Shape(*array) for array in _ARRAY.findall(text)]
+
+
+def read(text: str) -> Program:
+    """Read a compiled program's text (`compiled.as_text()`)."""
+    head = text[: text.find("\n")]
+    counts = re.findall(r"(?:replica_count|num_partitions)=(\d+)", head)
+    computations = _computations(text)
+    runs, unknown = _runs(computations)
+    return Program(math.prod(map(int, counts)), computations, runs, tuple(unknown))
+
+
+def _computations(text: str) -> dict[str, Computation]:
+    found: dict[str, Computation] = {}
+    name, instructions, root = "", {}, None
+    for line in text.splitlines():
+        if header := _HEADER.match(line):
+            name, instructions, root = "ENTRY" if header[1] else header[2], {}, None
+        elif match := _INSTRUCTION.match(line):
+            is_root, own, result, operation, operands, attributes = match.groups()
+            made = Instruction(own, _LAYOUT.sub("", result), operation, operands, attributes)
+            instructions[own] = made
+            root = made if is_root else root
+        elif line.startswith("}") and root is not None:
+            found[name] = Computation(instructions, root)
+    return found
+
+
+def _runs(computations: Mapping[str, Computation]) -> tuple[Mapping[str, int], list[str]]:
+    """How often each computation is run, from the entry down, and the loops of unknown length."""
+    runs: collections.Counter[str] = collections.Counter()
+    unknown: dict[str, None] = {}
+
+    def visit(name: str, times: int) -> None:
+        if name not in computations:
+            return
+        runs[name] += times
+        for instruction in computations[name].instructions.values():
+            length = 1
+            if instruction.operation in ("async-update", "async-done"):
+                continue  # they name again what the start has begun
+            if instruction.operation == "while":
+                length = _length(instruction, computations[name], computations)
+                if length is None:
+                    unknown[instruction.name] = None
+            for called in instruction.called:
+                visit(called, times * (1 if length is None else length))
+
+    visit("ENTRY", 1)
+    return runs, list(unknown)
+
+
+def _length(
+    loop: Instruction, caller: Computation, computations: Mapping[str, Computation]
+) -> int | None:
+    """How often a loop is run: as the compiler says, or as its counter is compared.
+
+    The counter is one of the values that the loop carries: it begins at a constant, is compared
+    with one, and one is added to it each time.
+    """
+    known = re.search(r"known_trip_count[^\d]*(\d+)", loop.attributes)
+    if known:
+        return int(known[1])
+    condition, body = (computations[loop.attribute(name)] for name in ("condition", "body"))
+    start, test = caller.source(loop.inputs[0]), condition.root
+    if (start.operation, test.operation, body.root.operation) != ("tuple", "compare", "tuple"):
+        return None
+    counter, limit = map(condition.source, test.inputs)
+    place = counter.attribute("index")
+    if not place or test.attribute("direction") != "LT":
+        return None
+    begin = caller.source(start.inputs[int(place)])
+    added = body.source(body.root.inputs[int(place)])
+    steps = map(body.source, added.inputs if added.operation == "add" else ())
+    step = next((part for part in steps if part.operation == "constant"), added)
+    if {begin.operation, limit.operation, step.operation} != {"constant"}:
+        return None
+    first, last, by = (int(part.operands) for part in (begin, limit, step))
+    return -(-(last - first) // by)
