@@ -1,4 +1,4 @@
-"""Translators made ready, and what they never write."""
+"""Corpora and translators made ready, and what is never written."""
 
 import importlib.util
 from pathlib import Path
@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from jaxmodels import generate
+from jaxmodels.data import text
 from jaxmodels.models import transformer
+from jaxmodels.tokens import until
 from jaxmodels.typing import UserError
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
@@ -22,6 +24,21 @@ def experiment(name):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return getattr(module, name)
+
+
+def test_a_corpus_in_subwords_comes_back_as_it_was_written():
+    sources = ["Zwei Hunde rennen.", "Ein Mann - mit Hut - sitzt.", "Ein Hund!"]
+    targets = ["Two dogs run.", "A man - with a hat - sits.", "A dog!"]
+    splits = {"train": (sources, targets), "test": (sources[1:], targets[1:])}
+    vocabulary = text.subwords([*sources, *targets], 280)
+    task = text.in_subwords(text.ParallelCorpus("toy", splits), vocabulary)
+    judging = task.judging("test")
+    found = until(task.pairs["test"].read(np.array([0, 1]))["target"][:, 1:])
+    assert [judging["text"](ids) for ids in found] == judging["references"] == targets[1:]
+    cut = [" ".join(judging["tokenize"](line)) for line in targets[1:]]
+    assert [judging["words"](ids) for ids in found] == cut
+    assert len(task.source) == len(task.target) == len(vocabulary)
+    assert task.longest > 10
 
 
 @pytest.mark.parametrize("name", ["transformer_multi30k", "gru_multi30k"])

@@ -7,7 +7,8 @@
     test = text.blocks(ids["test"], 256)             # every token once
 
 `stream` and `consecutive` read a text in its order, for models whose state goes on; `pairs` and
-`bucketed` are for translation; `packed` puts short documents into long rows.
+`bucketed` are for translation; `packed` puts short documents into long rows. Sub-words are learnt
+by `subwords`, or read by `subwords_from_file` as others have learnt them.
 """
 
 from jaxmodels.data.text.bucketed import Bucketed, bucketed
@@ -20,7 +21,7 @@ from jaxmodels.data.text.saved import vocabulary_from_json
 from jaxmodels.data.text.stream import Consecutive, Stream, consecutive, stream
 from jaxmodels.data.text.subwords import Subwords, subwords, subwords_from_file
 from jaxmodels.data.text.tokenize import detokenize, tokenize_words
-from jaxmodels.data.text.translation import Translation, boundaries, translation
+from jaxmodels.data.text.translation import Translation, boundaries, in_subwords, translation
 from jaxmodels.data.text.vocabulary import SPECIAL, Vocabulary, check_same, difference
 from jaxmodels.data.text.windows import blocks, windows
 from jaxmodels.data.text.words import Words, words
@@ -53,6 +54,7 @@ __all__ = [
     "consecutive",
     "detokenize",
     "difference",
+    "in_subwords",
     "lengths",
     "load",
     "load_pairs",

@@ -1,6 +1,6 @@
-"""A parallel corpus in words, ready for a translator."""
+"""A parallel corpus in words or sub-words, ready for a translator."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,11 @@ import numpy as np
 
 from jaxmodels.data.split import Split
 from jaxmodels.data.text.pairs import lengths, pairs
-from jaxmodels.data.text.parallel import load_pairs
+from jaxmodels.data.text.parallel import ParallelCorpus, load_pairs
+from jaxmodels.data.text.subwords import Subwords
 from jaxmodels.data.text.tokenize import detokenize, tokenize_words
-from jaxmodels.data.text.vocabulary import Ids
-from jaxmodels.data.text.words import Words, words
+from jaxmodels.data.text.vocabulary import Ids, Vocabulary
+from jaxmodels.data.text.words import words
 
 
 @dataclass(frozen=True)
@@ -24,14 +25,18 @@ class Translation:
         target: the vocabulary of the targets.
         pairs: splits by name, as `text.pairs` makes them.
         sources: the sentences of each split.
-        references: their translations, in lower case as the vocabularies are.
+        references: their translations, in lower case if the vocabularies are.
+        words: of a translation's ids, the words with spaces between them.
+        written: of a translation's ids, the sentence as one would write it.
     """
 
-    source: Words
-    target: Words
+    source: Vocabulary
+    target: Vocabulary
     pairs: Mapping[str, Split]
     sources: Mapping[str, list[str]]
     references: Mapping[str, list[str]]
+    words: Callable[[Ids], str]
+    written: Callable[[Ids], str]
 
     @property
     def files(self) -> dict[str, str]:
@@ -48,13 +53,9 @@ class Translation:
         return {
             "references": self.references[split],
             "tokenize": tokenize_words,
-            "words": self.target.decode,
+            "words": self.words,
             "text": self.written,
         }
-
-    def written(self, ids: Ids) -> str:
-        """A translation as one would write it."""
-        return detokenize(self.target.decode(ids))
 
 
 def translation(name: str, data_dir: str | Path | None = None, min_count: int = 2) -> Translation:
@@ -64,18 +65,47 @@ def translation(name: str, data_dir: str | Path | None = None, min_count: int = 
     """
     corpus = load_pairs(name, data_dir)
     source, target = (words(side, min_count, tokenize_words) for side in corpus["train"])
-    made = {
+    return Translation(
+        source,
+        target,
+        _encoded(corpus, source, target),
+        {split: sources for split, (sources, _) in corpus.items()},
+        {split: [line.lower() for line in targets] for split, (_, targets) in corpus.items()},
+        words=target.decode,
+        written=lambda ids: detokenize(target.decode(ids)),
+    )
+
+
+def in_subwords(corpus: ParallelCorpus, vocabulary: Subwords) -> Translation:
+    """A parallel corpus in the sub-words of one vocabulary for both languages.
+
+    As in Vaswani et al., 2017, "Attention is all you need", section 5.1; such as
+    `subwords([*sources, *targets], 8_000)` of `corpus["train"]`, or `subwords_from_file(path)`.
+    """
+
+    def cut(ids: Ids) -> str:
+        return " ".join(tokenize_words(vocabulary.decode(ids)))
+
+    return Translation(
+        vocabulary,
+        vocabulary,
+        _encoded(corpus, vocabulary, vocabulary),
+        {split: sources for split, (sources, _) in corpus.items()},
+        {split: targets for split, (_, targets) in corpus.items()},
+        words=cut,
+        written=vocabulary.decode,
+    )
+
+
+def _encoded(corpus: ParallelCorpus, source: Vocabulary, target: Vocabulary) -> dict[str, Split]:
+    return {
         split: pairs(
             [source.encode(line) for line in sources],
             [target.encode(line) for line in targets],
-            f"{name}/{split}",
+            f"{corpus.name}/{split}",
         )
         for split, (sources, targets) in corpus.items()
     }
-    references = {split: [line.lower() for line in corpus[split][1]] for split in corpus}
-    return Translation(
-        source, target, made, {split: corpus[split][0] for split in corpus}, references
-    )
 
 
 def boundaries(split: Split, buckets: int = 5) -> tuple[int, ...]:
