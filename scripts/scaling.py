@@ -63,28 +63,35 @@ def planned(options: Options, size: str, target: plan.Target, mesh_spec: str) ->
 
 
 def row(size: str, made: Plan) -> str:
-    """A row of the table."""
+    """A row of the table; what is known only of a compiled step is missing where none was made."""
     bounds = {name: f"{1e3 * seconds:,.1f}" for name, seconds in made.bounds.items()}
-    traffic = sum(part.bytes for part in made.traffic)
-    products = made.bounds["products"]
-    # Where no transfer is hidden behind the products, and where all of them are.
-    exposed = products / (products + made.bounds.get("network", 0.0))
-    hidden = products / max(made.bounds.values())
+    examples, tokens = made.per_step["examples"], made.per_step["tokens"]
+    traffic = made.traffic and f"{sum(part.bytes for part in made.traffic) / 2**30:.2f}"
     cells = [
         size,
         made.target,
         ", ".join(f"{axis}={n}" for axis, n in made.mesh.items()),
-        f"{made.per_step['examples']:,} x {made.per_step['tokens'] // made.per_step['examples']:,}",
-        f"{made.total / 2**30:.1f} of {(made.limit or 0) / 2**30:.0f}",
-        f"{traffic / 2**30:.2f}",
+        f"{examples:,} x {tokens // examples:,}",
+        f"{made.total / 2**30:.1f} of {(made.limit or 0) / 2**30:.4g}",
+        traffic or "does not fit",
         bounds["products"],
         bounds["memory"],
         bounds.get("network", ""),
-        f"{exposed:.0%} to {hidden:.0%}",
-        f"{made.rates(0.4)['tokens']:,.0f}",
+        efficiency(made) if made.products else "",
+        f"{made.rates(0.4)['tokens']:,.0f}" if made.fits else "",
         f"{made.compilation:.0f}",
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def efficiency(made: Plan) -> str:
+    """An equal share of the products, of what a step takes if no transfer is hidden, or if all are.
+
+    Both at the chip's peak.
+    """
+    products, network = made.bounds["products"], made.bounds["network"]
+    share = products * made.matmul / (made.devices * (made.products or 1))
+    return f"{share / (products + network):.0%} to {share / max(made.bounds.values()):.0%}"
 
 
 HEAD = (
