@@ -1,5 +1,7 @@
 """Attention: what is seen, the end of the cache, sizes, and where the fused kernel is used."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from jax.sharding import AbstractMesh, AxisType
 
 from jaxmodels.layers import attention
 from jaxmodels.layers.attention import CrossAttention, KeysValues, SelfAttention
+from jaxmodels.layers.causal import has_blocks
 from jaxmodels.models.transformer import gpt, llama, translator
 from jaxmodels.typing import CARRY, UserError
 
@@ -31,6 +34,38 @@ def test_the_weights_that_are_shown_are_those_of_the_output(causal, window):
     near &= np.abs(distance) < (window or 6)
     np.testing.assert_array_equal(np.asarray(weights[0, 0]) > 0, near)
     np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("T", "dtype"), [(64, jnp.float32), (192, jnp.float32), (128, jnp.bfloat16)]
+)
+def test_in_blocks_causal_attention_is_the_plain_one(T, dtype):
+    q, k, v, g = jax.random.normal(jax.random.key(2), (4, 2, T, 2, 8)).astype(dtype)
+
+    def both(fn):
+        return jax.jit(lambda *x: (fn(*x), jax.vjp(fn, *x)[1](g)))(q, k, v)
+
+    assert has_blocks(q, k, None, None, True)
+    plain = functools.partial(jax.nn.dot_product_attention, is_causal=True)
+    blocks = functools.partial(attention.attend, causal=True)
+    tolerance = (
+        {"rtol": 1e-4, "atol": 1e-5} if dtype == jnp.float32 else {"rtol": 0.05, "atol": 0.05}
+    )
+    for ours, theirs in zip(*map(jax.tree.leaves, (both(blocks), both(plain))), strict=True):
+        assert ours.dtype == dtype
+        np.testing.assert_allclose(*(x.astype(jnp.float32) for x in (ours, theirs)), **tolerance)
+
+
+def test_blocks_are_for_cpus_and_whole_rows_only():
+    q = jnp.zeros((2, 128, 2, 8))
+    mask = jnp.ones((2, 1, 128, 128), bool)
+    assert not has_blocks(q, q, None, None, False)
+    assert not has_blocks(q, q, mask, None, True)
+    assert not has_blocks(q[:, :100], q[:, :100], None, None, True)
+    assert not has_blocks(q, q[:, :, :1], None, None, True)
+    assert not has_blocks(jnp.zeros((1, 2048, 2, 8)), jnp.zeros((1, 2048, 2, 8)), None, None, True)
+    with jax.sharding.use_abstract_mesh(AbstractMesh((2,), ("sequence",), (AxisType.Auto,))):
+        assert not has_blocks(q, q, None, None, True)
 
 
 @pytest.mark.parametrize("window", [0, -1])

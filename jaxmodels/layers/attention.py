@@ -1,4 +1,4 @@
-"""Multi-head attention, all of it through `jax.nn.dot_product_attention`.
+"""Multi-head attention, through `jax.nn.dot_product_attention` but for one case on CPUs.
 
 So a GPU gets its fused kernel. Dropout of the attention weights, which fused kernels lack, is left
 out; blocks drop what attention returns.
@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
+from jaxmodels.layers.causal import has_blocks, in_blocks
 from jaxmodels.layers.dense import DenseGeneral
 from jaxmodels.typing import CARRY, Array, UserError
 
@@ -162,6 +163,8 @@ def attend(
     window: int | None = None,
 ) -> Float[Array, "B T N H"]:
     """softmax(q k / sqrt(H) + bias) v over the keys that mask, order and window let through."""
+    if window is None and has_blocks(q, k, mask, bias, causal):
+        return in_blocks(q, k, v)
     return jax.nn.dot_product_attention(
         *(q, k, v, bias, mask),
         is_causal=causal,
