@@ -244,8 +244,9 @@ def test_time_operations_and_utilisation():
 
 def test_absent_sensors_are_said_to_be_absent():
     absent = {"CPUs": "/sys/class/powercap has no RAPL", "GPUs": "NVML: Driver Not Loaded"}
-    words = "not of CPUs: /sys/class/powercap has no RAPL; not of GPUs: NVML: Driver Not Loaded"
-    assert said(absent=absent)["energy"] == f"not measured; {words}"
+    words = "not measured (CPUs: /sys/class/powercap has no RAPL; GPUs: NVML: Driver Not Loaded)"
+    assert said(absent=absent)["energy"] == words
+    assert said()["energy"] == "not measured"
     # What was measured is then not taken for the whole.
     found = said(joules={"RAPL package-0": 1_500.0}, metered=200.0, absent=absent)["energy"]
     assert found.endswith(f"(RAPL package-0 1.5 kJ); {words}")

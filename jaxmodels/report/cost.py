@@ -98,16 +98,17 @@ def _utilisation(costs: Costs) -> str:
 
 
 def _energy(costs: Costs) -> str:
-    absent = "; ".join(f"not of {part}: {reason}" for part, reason in costs.absent.items())
+    reasons = "; ".join(f"{part}: {reason}" for part, reason in costs.absent.items())
+    absent = f"not measured ({reasons})" if reasons else "not measured"
     if not costs.joules:
-        return f"not measured; {absent}" if absent else "not measured"
+        return absent
     total = sum(costs.joules.values())
     parts = ", ".join(f"{name} {_scaled(j, 'J')}" for name, j in costs.joules.items())
     part = costs.metered / costs.device_seconds
     partly = "" if part > 0.99 else f", measured in {100 * part:.0f} % of the time"
     where = f", of one machine of {costs.processes} processes" if costs.processes > 1 else ""
     found = f"{_scaled(total, 'J')}, {total / 3.6e6:.3g} kWh ({parts}){partly}{where}"
-    return f"{found}; {absent}" if absent else found
+    return f"{found}; {absent}" if reasons else found
 
 
 def _scaled(value: int | float, unit: str) -> str:
