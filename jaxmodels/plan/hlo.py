@@ -165,19 +165,18 @@ def _runs(computations: Mapping[str, Computation]) -> tuple[Mapping[str, int], l
     unknown: dict[str, None] = {}
 
     def visit(name: str, times: int) -> None:
-        if name not in computations:
-            return
         runs[name] += times
         for instruction in computations[name].instructions.values():
-            length = 1
             if instruction.operation in ("async-update", "async-done"):
                 continue  # they name again what the start has begun
+            length: int | None = 1
             if instruction.operation == "while":
                 length = _length(instruction, computations[name], computations)
-                if length is None:
-                    unknown[instruction.name] = None
+            if length is None:
+                unknown[instruction.name] = None
             for called in instruction.called:
-                visit(called, times * (1 if length is None else length))
+                if called in computations:
+                    visit(called, times * (length or 1))
 
     visit("ENTRY", 1)
     return runs, list(unknown)
