@@ -68,6 +68,8 @@ def benchmark(
     }
     for part in parts:
         measure[part]()
+    if torch_peer.cache_info().currsize and (peer := torch_peer()):
+        peer.shutdown()
 
 
 @dataclasses.dataclass
