@@ -72,3 +72,8 @@ def test_neither_padding_nor_a_beginning_is_written(beam_size):
         words = row[: row.index(3)] if 3 in row else row
         assert not {0, 2} & set(words)
         assert not any(row[len(words) + 1 :])
+
+
+def test_a_source_of_unknown_tokens_is_refused():
+    with pytest.raises(UserError, match="tokens are 4 to 11; the model knows 0 to 10"):
+        generate.translator(PAIR, 7)({}, SOURCE.at[0, 0].set(11))

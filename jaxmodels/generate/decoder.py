@@ -88,8 +88,7 @@ def check_prompt(decoder: Any, prompt: Tokens, length: int) -> None:
         )
     if length < 1:
         raise UserError(f"The length is how many tokens to add, from 1 up; got {length}.")
-    if decoder.vocab_size is not None:
-        check_tokens(prompt, decoder.vocab_size)
+    check_tokens(prompt, decoder.vocab_size)
     total, context = prompt.shape[1] + length, decoder.context
     if context is not None and total > context:
         raise UserError(
@@ -98,9 +97,9 @@ def check_prompt(decoder: Any, prompt: Tokens, length: int) -> None:
         )
 
 
-def check_tokens(tokens: Tokens, vocab_size: int) -> None:
+def check_tokens(tokens: Tokens, vocab_size: int | None) -> None:
     """Raise `UserError` for ids outside 0..vocab_size - 1; traced ones are not looked at."""
-    if isinstance(tokens, Tracer) or tokens.size == 0:
+    if vocab_size is None or isinstance(tokens, Tracer) or tokens.size == 0:
         return
     lowest, highest = int(tokens.min()), int(tokens.max())
     if lowest < 0 or highest >= vocab_size:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxmodels.generate.beam import beam_search, check_beams
-from jaxmodels.generate.decoder import Decoder, Tokens, causal, check_prompt
+from jaxmodels.generate.decoder import Decoder, Tokens, causal, check_prompt, check_tokens
 from jaxmodels.generate.sampling import decode
 from jaxmodels.tokens import BOS, EOS, PAD
 from jaxmodels.typing import Array, Model
@@ -27,12 +27,16 @@ def translator(
     model learns to write them.
 
     Raises `UserError`, before anything is translated, for a length or a beam size below 1, a length
-    beyond the model's context, and alpha below 0.
+    beyond the model's context, and alpha below 0; and for source tokens that the model does not
+    know.
     """
     check_prompt(causal(model), np.array([[BOS]]), length)
     check_beams(beam_size, alpha)
+    # An encoder-decoder without a source vocabulary has one for both.
+    vocabulary = getattr(model, "source_vocab", None) or getattr(model, "vocab_size", None)
 
     def translated(variables: Any, source: Int[Tokens, "B S"]) -> Int[Array, "B length"]:
+        check_tokens(source, vocabulary)
         decoder = _Sentences(model, "decode", (_encode(model, variables, source),))
         start = jnp.full((source.shape[0], 1), BOS, jnp.int32)
         if beam_size == 1:
