@@ -215,7 +215,9 @@ start() {
 # on. Short looks, not one connection that stays: one to a machine that vanished may hang for long.
 look() {
   local ask='cd ~/jaxmodels-run 2>/dev/null || { echo none; exit 0; }; '
-  ask+='if [ -e status ]; then echo ended $(cat status); elif flock -n lock true; then echo lost; '
+  # A run that ends now writes its status first, and then lets go of the lock.
+  ask+='if [ ! -e status ] && flock -n lock true && [ ! -e status ]; then echo lost; '
+  ask+='elif [ -e status ]; then echo ended $(cat status); '
   ask+="elif [ \"\$(cat command)\" = $(quoted "$(quoted "${command[@]}")") ]; then echo running; "
   ask+="else echo other; fi; tail -c +$((offset + 1)) log || true"
   tpu ssh "$name" --worker=0 --command="$ask"
