@@ -3,6 +3,7 @@
 import collections
 import functools
 import importlib.util
+import math
 
 import jax
 import jax.numpy as jnp
@@ -23,14 +24,17 @@ B, T, D, N, H, DEPTH = 128, 176, 256, 8, 32, 4
 MODEL = gpt(256, 2 * T, D, DEPTH, N)
 
 
+CHUNKED = gpt(1000, 2 * T, D, DEPTH, N, chunk=T // 4)
+
+
 @functools.cache
-def compiled(mesh):
+def compiled(mesh, model=MODEL, make=objectives.next_token):
     """A step's products on all devices together, as traced, and the program of one device."""
     mesh = sharding.mesh(mesh, plan.target("v5e:2x4").devices)
-    objective, optimizer = objectives.next_token(MODEL), optax.adamw(1e-3)
+    objective, optimizer = make(model), optax.adamw(1e-3)
     tokens = jax.ShapeDtypeStruct((B, T), jnp.int32)
     example = {"tokens": tokens, "targets": tokens}
-    rule = sharding.tensor(MODEL.tensor_dims)
+    rule = sharding.tensor(model.tensor_dims)
     state = train.abstract(objective, optimizer, example, mesh, rule)
     batch = sharding.abstract_batch(example, mesh)
     step = train.placed_step(train.update(objective, optimizer), state)
@@ -78,3 +82,16 @@ def test_split_sequences_send_keys_and_values_and_no_other_activation():
     assert gathered == {(B // 4, T, N, H): 4 * DEPTH}
     others = {(kind, shape) for kind, shape in found if kind != "all-gather"}
     assert others == {("all-reduce", (B // 4, N, T, H)), ("all-reduce", (B // 4, N, H, T))}
+
+
+@pytest.mark.parametrize("mesh", ["fsdp=8", "fsdp=4,sequence=2"])
+def test_in_chunks_the_vocabulary_is_sent_once_and_not_for_each(mesh):
+    found = collections.Counter()
+    for part in each(compiled(mesh, CHUNKED, objectives.next_token_in_chunks)[1]):
+        for shape in part.shapes:
+            if math.prod(shape.sizes) == 1000 * D:
+                found[part.kind] += part.times
+    assert found["all-gather"] == 1
+    # Its gradients, as output layer and as lookup, together or apart.
+    assert found["all-reduce"] in (1, 2)
+    assert set(found) == {"all-gather", "all-reduce"}
