@@ -12,9 +12,8 @@ from jaxmodels.experiment.bucket import at, mirrored
 from jaxmodels.experiment.claim import Experiment
 from jaxmodels.experiment.folder import write_json
 from jaxmodels.experiment.options import Options
-from jaxmodels.experiment.prepared import check, configured, plain_step
+from jaxmodels.experiment.prepared import prepare
 from jaxmodels.plan import Plan, Target
-from jaxmodels.train import abstract, placed_step
 from jaxmodels.typing import BATCH_AXES, UserError
 
 PAGE = "plan.html"
@@ -41,7 +40,8 @@ def print_plan(
         for change, other in tried(experiment, options, target, made):
             told = {"refused": str(other)} if isinstance(other, UserError) else other.to_json()
             instead.append({"change": change, **told})
-            print(f"\nwith {written(change)}:\n{told.get('refused') or report.plan_lines(told)}")
+            found = told.get("refused") or report.plan_lines(told)
+            print(f"\nwith {report.written_change(change)}:\n{found}")
             _write(mirror.files, title, made, instead)
     print(f"\npage  {folder / PAGE}")
 
@@ -56,13 +56,9 @@ def _write(folder: Path, title: str, made: Plan, instead: list[dict[str, Any]]) 
 
 def plan_for(experiment: Experiment, options: Options, target: Target) -> Plan:
     """The plan of an experiment with these options."""
-    mesh = check(experiment, options, target.devices)
-    experiment = configured(experiment, options)
-    example = experiment.train.example
-    parts = experiment.prepared_objective, experiment.optimizer, example
-    state = abstract(*parts, mesh, experiment.placement)
-    step = placed_step(plain_step(experiment, options), state)
-    return plan.plan(step, state, example, mesh, target)
+    one = dataclasses.replace(options, steps_per_call=1)
+    made = prepare(experiment, one, target.devices)
+    return plan.plan(made.step, made.like, made.experiment.train.example, made.mesh, target)
 
 
 def tried(
@@ -86,11 +82,6 @@ def tried(
         if outcome.fits:
             return
         kept = change
-
-
-def written(change: Mapping[str, str]) -> str:
-    """The change as one would give it on the command line."""
-    return " ".join(f"--{name} {value}" for name, value in change.items())
 
 
 def _changes(

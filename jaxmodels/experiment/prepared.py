@@ -37,13 +37,17 @@ class Prepared:
     step: Update
 
 
-def prepare(experiment: Experiment, options: Options) -> Prepared:
+def prepare(
+    experiment: Experiment, options: Options, devices: Sequence[Any] | None = None
+) -> Prepared:
     """Configure the experiment and trace its step; jit keeps what was traced for the first call.
+
+    On all devices, or those given.
 
     Raises:
         UserError: mesh, batch, model and data do not fit together.
     """
-    mesh = check(experiment, options)
+    mesh = check(experiment, options, devices)
     experiment = configured(experiment, options)
     parts = experiment.prepared_objective, experiment.optimizer, experiment.train.example
     like = abstract(*parts, mesh, experiment.placement)

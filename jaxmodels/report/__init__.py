@@ -13,7 +13,7 @@ from jaxmodels.report.filters import filters
 from jaxmodels.report.latent import latent, reconstruction
 from jaxmodels.report.log import Log, read_metrics
 from jaxmodels.report.page import Section, write_page
-from jaxmodels.report.plan import plan, plan_lines
+from jaxmodels.report.plan import plan, plan_lines, written_change
 from jaxmodels.report.predictions import predictions
 from jaxmodels.report.tables import parameters, settings
 from jaxmodels.report.text import samples, sampling, together, translations
@@ -50,4 +50,5 @@ __all__ = [
     "translations",
     "translator",
     "write_page",
+    "written_change",
 ]

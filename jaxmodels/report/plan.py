@@ -41,6 +41,11 @@ def _verdict(made: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def written_change(change: Mapping[str, str]) -> str:
+    """What is changed, as one would give it on the command line."""
+    return " ".join(f"--{name} {value}" for name, value in change.items())
+
+
 def _fit(made: Mapping[str, Any]) -> str:
     if made["limit"] is None:
         return _size(made["total"])
@@ -86,7 +91,7 @@ def _traffic(made: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
 def _instead(made: Mapping[str, Any], instead: Sequence[Mapping[str, Any]]) -> str:
     rows = [("as asked", _fit(made))] + [
         (
-            " ".join(f"--{k} {v}" for k, v in other["change"].items()),
+            written_change(other["change"]),
             html.escape(other["refused"]) if "refused" in other else _fit(other),
         )
         for other in instead
