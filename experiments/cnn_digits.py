@@ -39,7 +39,7 @@ def cnn_digits(
     return Experiment(
         objective=objectives.classification(model),
         optimizer=optax.chain(
-            optax.adamw(schedule, weight_decay=weight_decay, mask=tree.weights),
+            optax.adamw(schedule, weight_decay=weight_decay, mask=tree.decay_mask),
             optimizers.ema(0.99),
         ),
         evaluated=lambda state: optimizers.averaged(state.opt_state),

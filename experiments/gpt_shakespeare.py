@@ -53,7 +53,7 @@ def gpt_shakespeare(
         objective=objectives.next_token(model),
         optimizer=optax.chain(
             optax.clip_by_global_norm(1.0),
-            optax.adamw(schedule, b2=0.99, weight_decay=weight_decay, mask=tree.weights),
+            optax.adamw(schedule, b2=0.99, weight_decay=weight_decay, mask=tree.decay_mask),
         ),
         train=text.windows(ids["train"], context, f"{dataset}/train").batches(batch_size),
         evaluate={

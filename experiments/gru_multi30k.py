@@ -14,7 +14,7 @@ import optax
 from jaxmodels import generate, metrics, objectives, report
 from jaxmodels.data import text
 from jaxmodels.experiment import Experiment, run
-from jaxmodels.models import attention_rnn
+from jaxmodels.models import rnn_encoder_decoder
 
 
 def gru_multi30k(
@@ -44,9 +44,9 @@ def gru_multi30k(
     task = text.translation(dataset, data_dir)
     train, test = task.pairs["train"], task.pairs["test"]
     sizes = len(task.source), len(task.target), embedding, features
-    model = attention_rnn.AttentionTranslator(*sizes, dropout)
+    model = rnn_encoder_decoder.AttentionTranslator(*sizes, dropout)
     translate = generate.translator(model, task.longest, beam_size)
-    look = functools.partial(attention_rnn.cross_attention, model)
+    look = functools.partial(rnn_encoder_decoder.cross_attention, model)
     return Experiment(
         objective=objectives.seq2seq(model),
         optimizer=optax.chain(

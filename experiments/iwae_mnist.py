@@ -9,7 +9,7 @@ binarisation of both are another task's.
 import optax
 
 from jaxmodels import data, metrics, objectives, report
-from jaxmodels.data import binary
+from jaxmodels.data import binarize
 from jaxmodels.experiment import Experiment, run
 from jaxmodels.models.hierarchical_vae import burda_vae
 
@@ -47,8 +47,8 @@ def iwae_mnist(
         latents: of each stochastic layer; the paper's other network has 100 50.
     """
     images = data.load(dataset, data_dir)
-    test = images["test"].map(binary.drawn(0))
-    train = images["train"].batches(batch_size, transform=binary.draw)
+    test = images["test"].map(binarize.drawn(0))
+    train = images["train"].batches(batch_size, transform=binarize.draw)
     shape = images["train"].example(1)["image"].shape[1:]
     widths = ((200, 200), (100, 100))[: len(latents)]
     model = burda_vae(shape, latents, widths)

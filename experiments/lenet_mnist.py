@@ -34,7 +34,7 @@ def lenet_mnist(
     schedule = optax.warmup_cosine_decay_schedule(0.0, peak_lr, steps // 10, steps)
     return Experiment(
         objective=objectives.classification(model),
-        optimizer=optax.adamw(schedule, weight_decay=weight_decay, mask=tree.weights),
+        optimizer=optax.adamw(schedule, weight_decay=weight_decay, mask=tree.decay_mask),
         train=images["train"].batches(batch_size),
         evaluate={"test": metrics.classification(model, images["test"])},
         steps=steps,

@@ -7,7 +7,7 @@ No download, and no published figure. The figure is our own mark, set after the 
 import optax
 
 from jaxmodels import data, metrics, objectives, optimizers, report
-from jaxmodels.data import binary
+from jaxmodels.data import binarize
 from jaxmodels.experiment import Experiment, run
 from jaxmodels.models.vae import mlp_vae
 
@@ -32,7 +32,7 @@ def vae_digits(
         hidden: width of the hidden layers.
         latents: how many there are; two make a plane that can be looked at.
     """
-    images = data.load(dataset, data_dir).map(binary.threshold)
+    images = data.load(dataset, data_dir).map(binarize.threshold)
     model = mlp_vae(images["train"].example(1)["image"].shape[1:], (hidden,), latents)
     schedule = optax.warmup_cosine_decay_schedule(0.0, peak_lr, steps // 10, steps)
     return Experiment(

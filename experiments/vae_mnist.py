@@ -7,7 +7,7 @@ Welling, 2014, "Auto-encoding variational Bayes": about 104 nats per test image 
 import optax
 
 from jaxmodels import data, metrics, objectives, report
-from jaxmodels.data import binary
+from jaxmodels.data import binarize
 from jaxmodels.experiment import Experiment, run
 from jaxmodels.models.vae import mlp_vae
 
@@ -34,7 +34,7 @@ def vae_mnist(
         latents: how many there are.
         beta: weight of the KL divergence in the loss.
     """
-    images = data.load(dataset, data_dir).map(binary.threshold)
+    images = data.load(dataset, data_dir).map(binarize.threshold)
     model = mlp_vae(images["train"].example(1)["image"].shape[1:], (hidden,), latents)
     return Experiment(
         objective=objectives.elbo(model, beta),

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from jaxmodels.typing import BATCH_AXES, CARRY, Array, Batch, UserError
+from jaxmodels.errors import UserError
+from jaxmodels.typing import BATCH_AXES, CARRY, Array, Batch
 
 Grad = Callable[..., Callable[..., tuple[Any, Any]]]
 

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
-from jaxmodels.typing import Array, UserError
+from jaxmodels.errors import UserError
+from jaxmodels.typing import Array
 
 
 def cross_entropy(

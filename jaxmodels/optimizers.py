@@ -10,17 +10,17 @@ from jaxmodels import tree
 from jaxmodels.typing import Params
 
 
-def weight_decay(rate: float, mask: Any = tree.weights) -> optax.GradientTransformation:
+def weight_decay(rate: float, mask: Any = tree.decay_mask) -> optax.GradientTransformation:
     """Decoupled L2: adds `rate * w` to the update.
 
     Place it after the scaling by gradient statistics and before the learning rate, as
-    `optax.adamw(lr, weight_decay=rate, mask=tree.weights)` does. `objectives.penalized` tells how
-    it differs from a penalty.
+    `optax.adamw(lr, weight_decay=rate, mask=tree.decay_mask)` does. `objectives.penalized` tells
+    how it differs from a penalty.
     """
     return optax.add_decayed_weights(rate, mask)
 
 
-def l1_decay(rate: float, mask: Any = tree.weights) -> optax.GradientTransformation:
+def l1_decay(rate: float, mask: Any = tree.decay_mask) -> optax.GradientTransformation:
     """Decoupled L1: adds `rate * sign(w)` to the update; place it as `weight_decay`."""
 
     def update(updates: Any, state: Any, params: Params | None = None) -> tuple[Any, Any]:

@@ -23,7 +23,7 @@ def map_named(fn: Callable[[str, Any], Any], tree: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, leaf: fn(name(path), leaf), tree)
 
 
-def weights(params: Any) -> Any:
+def decay_mask(params: Any) -> Any:
     """The mask that decay and penalties use: True but for biases and for the scales of norms.
 
     It goes by name, not by rank: the bias of a stack of layers under `nn.scan` is a matrix.
@@ -31,6 +31,6 @@ def weights(params: Any) -> Any:
     return map_named(lambda path, _: path.rsplit("/", 1)[-1] not in NOT_WEIGHTS, params)
 
 
-def count(params: Any) -> int:
+def parameter_count(params: Any) -> int:
     """The number of scalars in all leaves."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -20,7 +20,9 @@ Params = Any
 Collections = Mapping[str, Any]
 """Variables that are not trained by gradients, such as `batch_stats`."""
 CARRY = "carry"
-"""The collection of what goes from batch to batch with each row; its leaves are (B, ...)."""
+"""The collection of recurrent state: unbounded, passed from call to call; leaves are (B, ...)."""
+CACHE = "cache"
+"""The collection of keys and values of incremental decoding: bounded; leaves are (B, ...)."""
 Scalars = Mapping[str, Array]
 BATCH_AXES = ("fsdp", "data")
 """The axes of a mesh that split the rows of a batch.
@@ -42,7 +44,3 @@ class Model(Protocol):
     def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
         """Compute the outputs; with `mutable`, a pair of outputs and new collections."""
         ...
-
-
-class UserError(ValueError):
-    """A mistake in what the user gave; `run` prints it without a traceback and exits with 2."""

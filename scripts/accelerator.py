@@ -38,9 +38,9 @@ from workloads import Workload, momentum, tokens
 from xla_flags import FLAGS, Flag
 
 from jaxmodels import chips, flops, generate, objectives, sharding, train, tree
+from jaxmodels.adapters.precision import Cast
 from jaxmodels.layers import attention
 from jaxmodels.models import resnet, transformer
-from jaxmodels.precision import Cast
 
 Name = Literal["gpt2", "resnet50", "decode"]
 Loss = Literal["whole", "chunks"]
@@ -292,7 +292,7 @@ class Texts:
         self.model, self.tokens_each = Half(gpt(case)), case.sizes.length
         self.prompt = jnp.full((case.rows, case.sizes.prompt), 5, jnp.int32)
         self.variables = jax.jit(self.model.init)(jax.random.key(0), self.prompt)
-        self.parameters = tree.count(self.variables["params"])
+        self.parameters = tree.parameter_count(self.variables["params"])
         self.work = Workload(None, optax.identity(), {}, "tokens", case.rows)
         self.compile_seconds = timed(lambda: self.run(1))
 

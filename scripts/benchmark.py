@@ -28,7 +28,7 @@ import tyro
 from workloads import WORKLOADS, Workload, images
 
 from jaxmodels import generate, sharding, train, tree
-from jaxmodels.experiment.heap import keep_freed_memory
+from jaxmodels.experiment.malloc import keep_freed_memory
 from jaxmodels.models import transformer
 from jaxmodels.train.checkpoint import Checkpoints
 
@@ -83,7 +83,7 @@ class Ours:
         parts = self.work.objective, self.work.optimizer
         self.fed = sharding.feed(self.work.batch, mesh)
         self.state = train.init(jax.random.key(0), *parts, self.work.batch, mesh)
-        self.parameters = tree.count(self.state.params)
+        self.parameters = tree.parameter_count(self.state.params)
         self.step = train.make_step(*parts)
         self.compile_seconds = timed(self)
 

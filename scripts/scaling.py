@@ -17,10 +17,10 @@ import optax
 import tyro
 
 from jaxmodels import objectives, plan, sharding, train
+from jaxmodels.adapters.precision import Cast
+from jaxmodels.adapters.remat import POLICIES
 from jaxmodels.models import transformer
 from jaxmodels.plan import Plan
-from jaxmodels.precision import Cast
-from jaxmodels.saved import POLICIES
 
 SIZES = {
     name: getattr(transformer, name)

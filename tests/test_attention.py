@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, AxisType
 
+from jaxmodels.errors import UserError
+from jaxmodels.kernels.blockwise_attention import has_blocks
 from jaxmodels.layers import attention
 from jaxmodels.layers.attention import CrossAttention, KeysValues, SelfAttention
-from jaxmodels.layers.causal import has_blocks
 from jaxmodels.models.transformer import gpt, llama, translator
-from jaxmodels.typing import CARRY, UserError
+from jaxmodels.typing import CARRY
 
 X = jax.random.normal(jax.random.key(0), (2, 6, 8))
 PLACES = jnp.broadcast_to(jnp.arange(6)[None], (2, 6))

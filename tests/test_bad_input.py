@@ -12,8 +12,8 @@ from tiny_run import Net, quietly, tiny
 
 from jaxmodels import data, metrics, objectives, sharding
 from jaxmodels.data import text
+from jaxmodels.errors import UserError
 from jaxmodels.experiment import Experiment, run
-from jaxmodels.typing import UserError
 
 SCRIPT = Path(__file__).parent.parent / "experiments" / "cnn_digits.py"
 

@@ -7,9 +7,9 @@ import pytest
 from sacrebleu.metrics.bleu import BLEU
 
 from jaxmodels import metrics, sharding, train
+from jaxmodels.adapters.precision import Cast
+from jaxmodels.errors import UserError
 from jaxmodels.metrics.bleu import Decoding
-from jaxmodels.precision import Cast
-from jaxmodels.typing import UserError
 
 WORDS = ["<pad>", "<unk>", "<bos>", "<eos>", "a", "man", "dog", "runs", "sits", ",", ".", "red"]
 N, T = 23, 9

@@ -24,8 +24,8 @@ from orbax.checkpoint._src.serialization import tensorstore_utils
 from tiny_run import assert_identical, disturbed, numbers, quietly, raw, send, tiny
 
 from jaxmodels import experiment
+from jaxmodels.errors import UserError
 from jaxmodels.experiment import bucket, run
-from jaxmodels.typing import UserError
 
 URL = "gs://bucket/some/run"
 EVERY = "--eval-every", 4, "--save-every", 4, "--log-every", 2

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from jaxmodels import grads, metrics, objectives, sharding, train
-from jaxmodels.carry import Carried
+from jaxmodels.adapters.state import Carried
 from jaxmodels.data import text
 from jaxmodels.layers.cells import GRU
 from jaxmodels.layers.recurrent import Recurrent

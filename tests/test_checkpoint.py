@@ -19,8 +19,8 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxmodels.errors import UserError
 from jaxmodels.train.checkpoint import Checkpoints, DamagedCheckpoints, SaveFailed, StateDiffers
-from jaxmodels.typing import UserError
 
 
 def mesh(size, first=0):

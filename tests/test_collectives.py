@@ -14,7 +14,7 @@ from jaxmodels import flops, objectives, plan, sharding, train
 from jaxmodels.models.transformer import gpt
 from jaxmodels.plan import hlo
 from jaxmodels.plan.collectives import each
-from jaxmodels.plan.products import operations
+from jaxmodels.plan.matmul_flops import operations
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (extra: tpu)"

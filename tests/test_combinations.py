@@ -11,9 +11,9 @@ import optax
 import pytest
 
 from jaxmodels import grads, objectives, sharding, train
+from jaxmodels.adapters.precision import Cast
+from jaxmodels.adapters.remat import POLICIES, saving
 from jaxmodels.models import transformer
-from jaxmodels.precision import Cast
-from jaxmodels.saved import POLICIES, saving
 from jaxmodels.sharding import rules
 
 MESHES = "data=2,fsdp=2,tensor=2", "data=8", "fsdp=8", "fsdp=4,sequence=2"

@@ -10,9 +10,9 @@ import pytest
 from tiny_run import disturbed, quietly, send, tiny
 
 from jaxmodels import report, sharding, train
+from jaxmodels.errors import UserError
 from jaxmodels.experiment import Options, cost, energy, run
-from jaxmodels.experiment.prepared import configured
-from jaxmodels.typing import UserError
+from jaxmodels.experiment.setup import configured
 
 CPU = types.SimpleNamespace(platform="cpu")
 GPU = types.SimpleNamespace(platform="gpu")

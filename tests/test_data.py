@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from jaxmodels import data
-from jaxmodels.data import order
-from jaxmodels.typing import UserError
+from jaxmodels.data import shuffle
+from jaxmodels.errors import UserError
 
 SIZE, B = 50, 16
 
@@ -122,15 +122,15 @@ PINNED = ([0, 2, 9, 1, 8, 5, 4, 3, 6, 7], [8, 1, 3, 4, 9, 7, 5, 6, 0, 2])
 
 def test_order_is_pinned():
     # Should this ever change, resumed and repeated runs would see other batches.
-    assert order.permutation(10, 0, 0).tolist() == PINNED[0]
-    assert order.permutation(10, 2**63 + 5, 3).tolist() == PINNED[1]
+    assert shuffle.permutation(10, 0, 0).tolist() == PINNED[0]
+    assert shuffle.permutation(10, 2**63 + 5, 3).tolist() == PINNED[1]
 
 
 def test_order_is_uniform():
     # 4,000 permutations of 5: each number is expected in each place 800 times, deviation 25.
     counts = np.zeros((5, 5))
     for seed in range(4000):
-        counts[np.arange(5), order.permutation.__wrapped__(5, seed, 0)] += 1
+        counts[np.arange(5), shuffle.permutation.__wrapped__(5, seed, 0)] += 1
     assert np.abs(counts - 800).max() < 5 * 25.3
 
 

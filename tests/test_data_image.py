@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxmodels.data import image
-from jaxmodels.typing import UserError
+from jaxmodels.errors import UserError
 
 H, W = 9, 7
 RANDOM = {

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from jaxmodels import data
-from jaxmodels.data import cache, decode, prepared, sources
-from jaxmodels.typing import UserError
+from jaxmodels.data import cache, decode, sources, tfds
+from jaxmodels.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("default::DeprecationWarning:tensorflow_datasets")
 
@@ -108,7 +108,7 @@ def test_folder_from_the_environment(folder, monkeypatch):
 
 def test_records_give_the_same_batches_as_the_decoded_copy(folder, monkeypatch):
     in_memory = data.load("tiny", folder)["train"]
-    monkeypatch.setattr(prepared, "LIMIT", 100)
+    monkeypatch.setattr(tfds, "LIMIT", 100)
     shutil.rmtree(os.environ["JAXMODELS_CACHE"])
     read = data.load("tiny", folder)["train"]
     assert not read.in_memory
@@ -175,9 +175,9 @@ def test_many_may_start_at_once(folder, kept):
     assert len(files(kept)) == 4
 
 
-@pytest.mark.parametrize("limit", [prepared.LIMIT, 100])
+@pytest.mark.parametrize("limit", [tfds.LIMIT, 100])
 def test_damaged_record_is_found_and_can_be_skipped(folder, kept, limit, monkeypatch):
-    monkeypatch.setattr(prepared, "LIMIT", limit)
+    monkeypatch.setattr(tfds, "LIMIT", limit)
     (path,) = folder.rglob("*train.array_record*")
     content = bytearray(path.read_bytes())
     content[161] ^= 255  # within the first record; each has a checksum
@@ -224,8 +224,8 @@ def test_a_configuration_must_be_named(folder):
 def test_newest_version_wins(folder):
     for version in ("1.0.9", "1.0.10"):
         shutil.copytree(folder / "tiny" / "1.0.0", folder / "tiny" / version)
-    assert prepared.find("tiny", folder).path.name == "1.0.10"
-    assert prepared.find("tiny:1.0.9", folder).path.name == "1.0.9"
+    assert tfds.find("tiny", folder).path.name == "1.0.10"
+    assert tfds.find("tiny:1.0.9", folder).path.name == "1.0.9"
 
 
 def test_other_file_formats_are_refused(folder):

@@ -11,7 +11,7 @@ from jaxmodels.data import text
 from jaxmodels.data.text.corpora import PTB_FILES
 from jaxmodels.data.text.number_words import english, german
 from jaxmodels.data.text.parallel import MULTI30K_FILES
-from jaxmodels.typing import UserError
+from jaxmodels.errors import UserError
 
 plain = pytest.mark.skipif(
     "JAXMODELS_TEXT_DIR" not in os.environ,

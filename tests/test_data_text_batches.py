@@ -10,9 +10,9 @@ import pytest
 from jaxmodels import sharding
 from jaxmodels.data import Split, text
 from jaxmodels.data.text.packed import _rows
+from jaxmodels.errors import UserError
 from jaxmodels.metrics import Evaluation
 from jaxmodels.train import evaluate
-from jaxmodels.typing import UserError
 
 IDS = np.arange(4, 107)  # each token once, so that a window tells where it stands
 B, T = 6, 8

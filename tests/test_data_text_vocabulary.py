@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
 from jaxmodels.data import text
-from jaxmodels.typing import UserError
+from jaxmodels.errors import UserError
 
 SENTENCES = [
     "Ein Mann, der nicht schläft: it's 3,000 m!",

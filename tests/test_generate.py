@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from jaxmodels import generate
-from jaxmodels.generate.choosers import nucleus
-from jaxmodels.generate.decoder import check_prompt
+from jaxmodels.adapters.precision import Cast
+from jaxmodels.errors import UserError
+from jaxmodels.generate.incremental import check_prompt
+from jaxmodels.generate.samplers import nucleus
 from jaxmodels.models import rnn, transformer
-from jaxmodels.models.attention_rnn import AttentionTranslator
-from jaxmodels.precision import Cast
-from jaxmodels.tokens import until
-from jaxmodels.typing import UserError
+from jaxmodels.models.rnn_encoder_decoder import AttentionTranslator
+from jaxmodels.special_tokens import truncate_at_eos
 
 V = 11
 KEY = jax.random.key(0)
@@ -266,8 +266,8 @@ def test_without_a_stop_no_token_ends_a_row():
 
 def test_until():
     rows = np.array([[5, 3, 7], [3, 3, 3], [5, 6, 7]])
-    assert until(rows) == [[5], [], [5, 6, 7]]
-    assert until(rows, stop=7) == [[5, 3], [3, 3, 3], [5, 6]]
+    assert truncate_at_eos(rows) == [[5], [], [5, 6, 7]]
+    assert truncate_at_eos(rows, stop=7) == [[5, 3], [3, 3, 3], [5, 6]]
 
 
 # Choosers.
@@ -541,7 +541,7 @@ def test_greedy_translation_is_that_without_a_cache(translator):
         logits = apply(variables, source, target)[:, n]
         possible = logits.at[:, jnp.array([0, 2])].set(-jnp.inf)
         target = target.at[:, n + 1].set(possible.argmax(-1).astype(jnp.int32))
-    assert until(np.asarray(found)) == until(np.asarray(target[:, 1:]))
+    assert truncate_at_eos(np.asarray(found)) == truncate_at_eos(np.asarray(target[:, 1:]))
     assert len(np.unique(found, axis=0)) > 1
 
 

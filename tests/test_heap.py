@@ -11,7 +11,7 @@ import resource
 
 import numpy as np
 
-from jaxmodels.experiment.heap import keep_freed_memory
+from jaxmodels.experiment.malloc import keep_freed_memory
 
 keep_freed_memory()
 np.ones(2**24, np.float32)

@@ -10,15 +10,15 @@ import pytest
 from scipy import special, stats
 
 from jaxmodels import data, metrics, objectives, report, sharding, train
-from jaxmodels.data import binary
-from jaxmodels.layers import stochastic
+from jaxmodels.adapters.precision import Cast
+from jaxmodels.data import binarize
+from jaxmodels.errors import UserError
+from jaxmodels.layers import distributions
 from jaxmodels.metrics.latent import Weighted
 from jaxmodels.models.autoencoder import shallow_autoencoder
 from jaxmodels.models.hierarchical_vae import burda_vae
 from jaxmodels.models.vae import conditional_vae, mlp_vae
 from jaxmodels.objectives.reconstruction import binary_cross_entropy
-from jaxmodels.precision import Cast
-from jaxmodels.typing import UserError
 
 KEY = jax.random.key(0)
 # Float32 rounds at 6e-8; a few operations each.
@@ -34,16 +34,16 @@ def normals(*shape, seed=0):
 
 def test_the_gaussian_is_scipys():
     x, mean, log_variance = normals(3, 5), normals(3, 5, seed=1), normals(3, 5, seed=2)
-    found = stochastic.gaussian_log_prob(x, mean, log_variance)
+    found = distributions.gaussian_log_prob(x, mean, log_variance)
     np.testing.assert_allclose(found, stats.norm.logpdf(x, mean, np.exp(log_variance / 2)), 1e-5)
 
 
 def test_the_bernoulli_is_scipys():
     x, logits = jnp.asarray([[0.0], [1.0]]), jnp.asarray([[-90.0, -20, -1, 0, 0.5, 15, 200]])
-    found = stochastic.bernoulli_log_prob(x, logits)
+    found = distributions.bernoulli_log_prob(x, logits)
     expected = np.where(x, special.log_expit(logits), special.log_expit(-logits))
     np.testing.assert_allclose(found, expected, **CLOSE)
-    slope = jax.grad(lambda logits: stochastic.bernoulli_log_prob(x, logits).sum())(logits)
+    slope = jax.grad(lambda logits: distributions.bernoulli_log_prob(x, logits).sum())(logits)
     np.testing.assert_allclose(slope, 1 - 2 * special.expit(logits), **CLOSE)
 
 
@@ -55,7 +55,7 @@ def test_the_discretised_logistic_sums_to_one_over_the_levels(levels, log_scale)
     mean = jnp.broadcast_to(mean, (levels, 6))
     scales = jnp.full_like(mean, log_scale)
     x = jnp.broadcast_to(x, mean.shape)
-    found = stochastic.discretized_logistic_log_prob(x, mean, scales, levels)
+    found = distributions.discretized_logistic_log_prob(x, mean, scales, levels)
     # 256 rounded terms.
     np.testing.assert_allclose(np.exp(found).sum(axis=0), 1, rtol=3e-5)
 
@@ -65,7 +65,7 @@ def test_the_discretised_logistic_is_the_difference_of_scipys():
     edges = stats.logistic.cdf((np.arange(255) + 0.5) / 255, mean, scale)
     expected = np.diff(np.concatenate([[0.0], edges, [1.0]]))
     shape = lambda value: jnp.full((256,), value, jnp.float32)  # noqa: E731
-    found = stochastic.discretized_logistic_log_prob(
+    found = distributions.discretized_logistic_log_prob(
         jnp.asarray(x, jnp.float32), shape(mean), shape(math.log(scale))
     )
     np.testing.assert_allclose(found, np.log(expected), rtol=1e-4)
@@ -74,13 +74,13 @@ def test_the_discretised_logistic_is_the_difference_of_scipys():
 def test_the_discretised_logistic_has_finite_gradients_far_from_the_mean():
     def total(mean, log_scale):
         x = jnp.asarray([0.0, 1.0, 0.5])
-        return stochastic.discretized_logistic_log_prob(x, mean, log_scale).sum()
+        return distributions.discretized_logistic_log_prob(x, mean, log_scale).sum()
 
     values = jnp.full((3,), 40.0), jnp.full((3,), -7.0)
     for gradient in jax.grad(total, argnums=(0, 1))(*values):
         assert np.isfinite(gradient).all()
     with pytest.raises(UserError, match="at least 2 levels, got 1"):
-        stochastic.discretized_logistic_log_prob(values[0], *values, levels=1)
+        distributions.discretized_logistic_log_prob(values[0], *values, levels=1)
 
 
 @pytest.mark.parametrize(("log_scale", "bound"), [(-95.0, 0), (-50.0, 0), (100.0, 1)])
@@ -89,11 +89,11 @@ def test_the_discretised_logistic_keeps_its_scale_within_bounds(log_scale, bound
 
     def log_prob(mean, log_scale):
         scales = jnp.full_like(x, 1.0) * log_scale
-        return stochastic.discretized_logistic_log_prob(x, mean, scales)
+        return distributions.discretized_logistic_log_prob(x, mean, scales)
 
     found = log_prob(mean, log_scale)
     assert np.isfinite(found).all()
-    np.testing.assert_allclose(found, log_prob(mean, stochastic.LOG_SCALES[bound]))
+    np.testing.assert_allclose(found, log_prob(mean, distributions.LOG_SCALES[bound]))
     gradients = jax.grad(lambda *given: log_prob(*given).sum(), (0, 1))(
         mean, jnp.float32(log_scale)
     )
@@ -109,11 +109,11 @@ def test_the_divergence_is_the_integral():
         return np.trapezoid(np.exp(p) * (p - q), grid)
 
     arrays = [np.asarray(normals(3, 2, seed=seed)) for seed in range(4)]
-    found = stochastic.kl_between(*map(jnp.asarray, arrays))
+    found = distributions.kl_between(*map(jnp.asarray, arrays))
     each = np.vectorize(expected)(*arrays)
     np.testing.assert_allclose(found, each.sum(axis=1), rtol=1e-5)
     zero = np.zeros((3, 2), np.float32)
-    to_standard = stochastic.kl_to_standard(*map(jnp.asarray, arrays[:2]))
+    to_standard = distributions.kl_to_standard(*map(jnp.asarray, arrays[:2]))
     np.testing.assert_allclose(
         to_standard, np.vectorize(expected)(*arrays[:2], zero, zero).sum(1), rtol=1e-5
     )
@@ -121,28 +121,28 @@ def test_the_divergence_is_the_integral():
 
 def test_the_divergence_of_a_distribution_from_itself_is_zero():
     mean, log_variance = normals(4, 3), normals(4, 3, seed=1)
-    same = stochastic.kl_between(mean, log_variance, mean, log_variance)
+    same = distributions.kl_between(mean, log_variance, mean, log_variance)
     np.testing.assert_array_equal(same, 0)
 
 
 def test_draws_have_the_mean_and_the_variance_and_a_gradient():
     mean, log_variance = jnp.full((200_000, 1), 3.0), jnp.full((200_000, 1), math.log(4.0))
-    z = stochastic.reparameterize(KEY, mean, log_variance)
+    z = distributions.reparameterize(KEY, mean, log_variance)
     # Standard errors 0.0045 of the mean, 0.0126 of the variance: four of them.
     assert abs(z.mean() - 3) < 0.02
     assert abs(z.var() - 4) < 0.05
-    gradient = jax.grad(lambda m: stochastic.reparameterize(KEY, m, log_variance).sum())(mean)
+    gradient = jax.grad(lambda m: distributions.reparameterize(KEY, m, log_variance).sum())(mean)
     np.testing.assert_array_equal(gradient, 1)
 
 
 def test_everything_is_computed_in_float32_and_draws_keep_the_type():
     half = normals(2, 3).astype(jnp.bfloat16)
-    assert stochastic.reparameterize(KEY, half, half).dtype == jnp.bfloat16
+    assert distributions.reparameterize(KEY, half, half).dtype == jnp.bfloat16
     for found in (
-        stochastic.kl_to_standard(half, half),
-        stochastic.gaussian_log_prob(half, half, half),
-        stochastic.bernoulli_log_prob(half, half),
-        stochastic.discretized_logistic_log_prob(half, half, half),
+        distributions.kl_to_standard(half, half),
+        distributions.gaussian_log_prob(half, half, half),
+        distributions.bernoulli_log_prob(half, half),
+        distributions.discretized_logistic_log_prob(half, half, half),
     ):
         assert found.dtype == jnp.float32
 
@@ -254,7 +254,7 @@ def linear_gaussian(spread=1.0):
     p(x | z) = N(w z + b, s); the posterior is exact, but for its deviation, which is `spread`
     times the right one.
     """
-    model = mlp_vae((2, 2, 1), (), 1, likelihood=stochastic.gaussian)
+    model = mlp_vae((2, 2, 1), (), 1, likelihood=distributions.gaussian)
     x = normals(6, 2, 2, 1)
     params = jax.device_get(jax.jit(model.init)({"params": KEY, "sample": KEY}, x)["params"])
     w, b = np.array([1.0, -0.5, 2.0, 0.3]), np.array([0.1, 0.0, -0.2, 0.4])
@@ -410,20 +410,20 @@ def test_the_reconstruction_is_judged_by_cross_entropy_and_squared_error():
 def test_draws_are_ones_with_the_probability_of_the_grey_value():
     grey = jnp.full((2_000, 4, 4, 1), 0.3)
     for made in (
-        binary.draw(KEY, {"image": grey}),
-        binary.drawn(0)({"image": grey + jnp.arange(2_000.0)[:, None, None, None] / 1e6}),
+        binarize.draw(KEY, {"image": grey}),
+        binarize.drawn(0)({"image": grey + jnp.arange(2_000.0)[:, None, None, None] / 1e6}),
     ):
         assert set(np.unique(made["image"])) == {0.0, 1.0}
         # 32,000 draws, or far fewer different images: bytes are what tells images apart.
-    assert abs(binary.draw(KEY, {"image": grey})["image"].mean() - 0.3) < 0.011
+    assert abs(binarize.draw(KEY, {"image": grey})["image"].mean() - 0.3) < 0.011
 
 
 def test_a_fixed_draw_depends_on_the_image_and_the_seed_alone():
     image = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 1)) / np.float32(255)
-    whole = binary.drawn(3)({"image": image})["image"]
-    np.testing.assert_array_equal(binary.drawn(3)({"image": image[7:9]})["image"], whole[7:9])
-    np.testing.assert_array_equal(jax.jit(binary.drawn(3))({"image": image})["image"], whole)
-    assert not np.array_equal(binary.drawn(4)({"image": image})["image"], whole)
+    whole = binarize.drawn(3)({"image": image})["image"]
+    np.testing.assert_array_equal(binarize.drawn(3)({"image": image[7:9]})["image"], whole[7:9])
+    np.testing.assert_array_equal(jax.jit(binarize.drawn(3))({"image": image})["image"], whole)
+    assert not np.array_equal(binarize.drawn(4)({"image": image})["image"], whole)
     # 3,200 draws: the mean of x - p is 0 with a standard error of at most 0.0088.
     assert abs((whole - image).mean()) < 0.035
     # Two pixels' draws are independent of each other across images.
@@ -432,9 +432,9 @@ def test_a_fixed_draw_depends_on_the_image_and_the_seed_alone():
 
 
 def test_the_threshold_leaves_binary_images_alone():
-    made = binary.threshold({"image": jnp.asarray([0.0, 0.5, 0.51, 1.0]), "label": 3})
+    made = binarize.threshold({"image": jnp.asarray([0.0, 0.5, 0.51, 1.0]), "label": 3})
     np.testing.assert_array_equal(made["image"], [0, 0, 1, 1])
-    np.testing.assert_array_equal(binary.threshold(made)["image"], made["image"])
+    np.testing.assert_array_equal(binarize.threshold(made)["image"], made["image"])
     assert made["label"] == 3
 
 

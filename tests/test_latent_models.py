@@ -13,7 +13,9 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxmodels import objectives
-from jaxmodels.layers.stochastic import gaussian, logistic
+from jaxmodels.adapters.precision import Cast
+from jaxmodels.errors import UserError
+from jaxmodels.layers.distributions import gaussian, logistic
 from jaxmodels.models.autoencoder import (
     Autoencoder,
     ConvDecoder,
@@ -25,8 +27,6 @@ from jaxmodels.models.autoencoder import (
 from jaxmodels.models.hierarchical_vae import burda_vae
 from jaxmodels.models.vae import conditional_vae, conv_vae, mlp_vae
 from jaxmodels.objectives.latent import Drawing
-from jaxmodels.precision import Cast
-from jaxmodels.typing import UserError
 
 SHAPE = (8, 8, 1)
 # Float32 rounds at 6e-8; sums of 64 pixels of some nats each, in another order.

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxmodels.errors import UserError
 from jaxmodels.layers.dense import Dense, DenseGeneral, flat_dot_general, project
 from jaxmodels.layers.dropout import Dropout
-from jaxmodels.typing import UserError
 
 NEAR = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
 

@@ -7,7 +7,7 @@ import pytest
 from sklearn import metrics as sk
 
 from jaxmodels import metrics
-from jaxmodels.typing import UserError
+from jaxmodels.errors import UserError
 
 K = 7
 

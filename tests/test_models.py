@@ -12,7 +12,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxmodels.layers.pool import avg_pool
+from jaxmodels.errors import UserError
+from jaxmodels.kernels.pool import avg_pool
 from jaxmodels.models import resnet
 from jaxmodels.models.cnn import ConvNet, LeNet
 from jaxmodels.models.mlp import MLP, keras_mnist_mlp, mlp_classifier, mlp_regressor
@@ -23,7 +24,6 @@ from jaxmodels.models.resnet import (
     cifar_resnet,
     imagenet_resnet,
 )
-from jaxmodels.typing import UserError
 
 # Float32 rounds at 6e-8; a few hundred terms are summed in another order.
 SAME = {"rtol": 2e-5, "atol": 2e-5}

@@ -8,9 +8,9 @@ import optax
 import pytest
 
 from jaxmodels import grads, objectives, optimizers, tree
+from jaxmodels.adapters.precision import Cast
+from jaxmodels.errors import UserError
 from jaxmodels.models.mlp import MLP
-from jaxmodels.precision import Cast
-from jaxmodels.typing import UserError
 
 KEY = jax.random.key(0)
 
@@ -65,7 +65,7 @@ def test_running_statistics_come_back_and_dropout_follows_the_key():
 
 def test_weights_are_all_but_biases_and_scales():
     params, _ = objectives.classification(Normed()).init(KEY, labelled())
-    assert tree.weights(params) == {
+    assert tree.decay_mask(params) == {
         "norm": {"scale": False, "bias": False},
         "dense": {"kernel": True, "bias": False},
     }

@@ -10,15 +10,15 @@ import optax
 import pytest
 
 from jaxmodels import objectives, sharding, train, tree
-from jaxmodels.experiment.claim import tensor_dims
+from jaxmodels.experiment.experiment import tensor_dims
 from jaxmodels.layers.cells import GRU, LSTM
 from jaxmodels.layers.recurrent import Recurrent
 from jaxmodels.models import autoencoder, resnet, transformer, vae
-from jaxmodels.models.attention_rnn import AttentionTranslator
 from jaxmodels.models.cnn import ConvNet, LeNet
 from jaxmodels.models.hierarchical_vae import burda_vae
 from jaxmodels.models.mlp import MLP
 from jaxmodels.models.rnn import Classifier, LanguageModel
+from jaxmodels.models.rnn_encoder_decoder import AttentionTranslator
 from jaxmodels.sharding import rules
 
 MESHES = "data=8", "fsdp=8", "data=2,fsdp=2,tensor=2", "fsdp=4,sequence=2"

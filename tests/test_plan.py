@@ -13,12 +13,12 @@ from test_experiments import FILES, SMALL, load
 from tiny_run import tiny
 
 from jaxmodels import objectives, plan, report, sharding, train
-from jaxmodels.data import declared
+from jaxmodels.data import placeholders
+from jaxmodels.errors import UserError
 from jaxmodels.experiment import Options, run
 from jaxmodels.experiment.planning import plan_for, tried
 from jaxmodels.models.transformer import gpt, gpt3_175b
 from jaxmodels.sharding import match
-from jaxmodels.typing import UserError
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (extra: tpu)"
@@ -165,7 +165,7 @@ def test_an_experiment_is_made_without_its_data_for_a_plan_only(path, tmp_path, 
     make = load(path)
     with pytest.raises(UserError, match=r"not prepared|is not there"):
         make(data_dir=str(tmp_path))
-    with declared.instead_of_data():
+    with placeholders.instead_of_data():
         claim = make(data_dir=str(tmp_path))
     name, shape = DECLARED[path.stem]
     found = claim.train.example[name]

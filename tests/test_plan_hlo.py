@@ -6,7 +6,7 @@ import pytest
 
 from jaxmodels import flops
 from jaxmodels.plan import collectives, hlo
-from jaxmodels.plan.products import operations
+from jaxmodels.plan.matmul_flops import operations
 
 HLO = """\
 HloModule step, replica_count=2, num_partitions=4

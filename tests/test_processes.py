@@ -19,8 +19,8 @@ import pytest
 from tiny_run import disturbed, numbers, quietly, tiny
 
 from jaxmodels import experiment
+from jaxmodels.errors import UserError
 from jaxmodels.sharding import hosts
-from jaxmodels.typing import UserError
 
 TINY = Path(__file__).parent / "tiny_run.py"
 OPTIONS = "--dropout 0 --batch-size 16 --steps 12 --eval-every 4 --save-every 4 --log-every 1"

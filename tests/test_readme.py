@@ -12,8 +12,8 @@ import jax
 import pytest
 
 from jaxmodels import plan
-from jaxmodels.data import declared
-from jaxmodels.experiment import cli, prepared
+from jaxmodels.data import placeholders
+from jaxmodels.experiment import cli, setup
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -80,9 +80,9 @@ def test_a_command_is_understood_and_its_batch_can_be_split(command, monkeypatch
     name = script.removesuffix(".py")
     make = getattr(importlib.import_module(name), name)
     hyperparameters, options = cli.parse(make, arguments)
-    with declared.instead_of_data():
+    with placeholders.instead_of_data():
         experiment = make(**hyperparameters)
-    prepared.check(experiment, options, devices(command))
+    setup.check(experiment, options, devices(command))
 
 
 def test_a_slice_is_among_the_commands():

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmodels.layers import recurrence
+from jaxmodels.errors import UserError
+from jaxmodels.kernels import rnn_scan
 from jaxmodels.layers.cells import GRU, LSTM, Elman, OriginalGRU
 from jaxmodels.layers.recurrent import Recurrent, Stack, uniform
-from jaxmodels.typing import UserError
 
 # Float32 rounds at 6e-8, and every step adds to it.
 SAME = {"rtol": 1e-5, "atol": 1e-5}
@@ -198,7 +198,7 @@ def test_gradients_are_those_of_the_plain_loop(cell, reverse, monkeypatch):
         return jnp.sum(outputs**3) + sum(jnp.sum(leaf**2) for leaf in final)
 
     ours = jax.jit(jax.grad(loss, (0, 1, 2)))(variables, x, state)
-    monkeypatch.setattr(recurrence, "_recurrence", recurrence._plain)
+    monkeypatch.setattr(rnn_scan, "_recurrence", rnn_scan._plain)
     plain = jax.jit(jax.grad(lambda *given: loss(*given), (0, 1, 2)))(variables, x, state)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ours, plain)
 

@@ -17,8 +17,8 @@ import pytest
 from tiny_run import Net, assert_identical, disturbed, numbers, quietly, raw, send, tiny
 
 from jaxmodels import data, experiment, metrics, objectives, optimizers, report
+from jaxmodels.errors import UserError
 from jaxmodels.models.mlp import MLP
-from jaxmodels.typing import UserError
 
 EVERY = "--eval-every", 4, "--save-every", 4, "--log-every", 2
 

@@ -11,12 +11,12 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxmodels.carry import Carried
-from jaxmodels.layers import additive_attention
+from jaxmodels.adapters.state import Carried
+from jaxmodels.errors import UserError
+from jaxmodels.kernels import additive_attention
 from jaxmodels.layers.cells import GRU, LSTM, Elman, OriginalGRU
 from jaxmodels.layers.recurrent import Recurrent
 from jaxmodels.models import transformer
-from jaxmodels.models.attention_rnn import AttentionTranslator
 from jaxmodels.models.rnn import (
     Classifier,
     LanguageModel,
@@ -25,8 +25,9 @@ from jaxmodels.models.rnn import (
     ptb_medium,
     ptb_small,
 )
+from jaxmodels.models.rnn_encoder_decoder import AttentionTranslator
 from jaxmodels.models.transformer import gpt, llama
-from jaxmodels.typing import CARRY, UserError
+from jaxmodels.typing import CARRY
 
 SAME = {"rtol": 2e-5, "atol": 2e-5}
 

@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from jaxmodels import sharding
-from jaxmodels.typing import UserError
+from jaxmodels.errors import UserError
 
 
 @pytest.mark.parametrize(

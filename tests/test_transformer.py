@@ -9,12 +9,13 @@ import pytest
 
 from jaxmodels import metrics, objectives, sharding, train
 from jaxmodels.data import text
+from jaxmodels.errors import UserError
 from jaxmodels.layers import attention, positions
 from jaxmodels.layers.blocks import Block, pre_norm
 from jaxmodels.losses import cross_entropy, in_chunks
 from jaxmodels.models import transformer
 from jaxmodels.models.transformer import GPT, gpt, llama, translator
-from jaxmodels.typing import CARRY, UserError
+from jaxmodels.typing import CARRY
 
 SAME = {"rtol": 2e-5, "atol": 2e-5}
 

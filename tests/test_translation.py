@@ -10,9 +10,9 @@ import pytest
 
 from jaxmodels import generate
 from jaxmodels.data import text
+from jaxmodels.errors import UserError
 from jaxmodels.models import transformer
-from jaxmodels.tokens import until
-from jaxmodels.typing import UserError
+from jaxmodels.special_tokens import truncate_at_eos
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 PAIR = transformer.translator(11, 11, 8, 1, 2, 16, context=9, tied=False)
@@ -33,7 +33,7 @@ def test_a_corpus_in_subwords_comes_back_as_it_was_written():
     vocabulary = text.subwords([*sources, *targets], 280)
     task = text.in_subwords(text.ParallelCorpus("toy", splits), vocabulary)
     judging = task.judging("test")
-    found = until(task.pairs["test"].read(np.array([0, 1]))["target"][:, 1:])
+    found = truncate_at_eos(task.pairs["test"].read(np.array([0, 1]))["target"][:, 1:])
     assert [judging["text"](ids) for ids in found] == judging["references"] == targets[1:]
     cut = [" ".join(judging["tokenize"](line)) for line in targets[1:]]
     assert [judging["words"](ids) for ids in found] == cut

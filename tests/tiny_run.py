@@ -22,9 +22,9 @@ import optax
 from jaxmodels import data, metrics, objectives, optimizers
 from jaxmodels.data import image
 from jaxmodels.data.batches import Batches
-from jaxmodels.data.order import shuffled
+from jaxmodels.data.shuffle import shuffled
+from jaxmodels.errors import UserError
 from jaxmodels.experiment import Experiment, run
-from jaxmodels.typing import UserError
 
 
 class Net(nn.Module):

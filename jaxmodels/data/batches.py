@@ -10,8 +10,9 @@ from typing import Protocol, runtime_checkable
 import jax
 import numpy as np
 
-from jaxmodels.data.order import shuffled
-from jaxmodels.typing import Batch, Key, UserError
+from jaxmodels.data.shuffle import shuffled
+from jaxmodels.errors import UserError
+from jaxmodels.typing import Batch, Key
 
 Arrays = dict[str, np.ndarray]
 

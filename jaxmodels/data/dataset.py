@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from jaxmodels.data import declared, image, prepared
+from jaxmodels.data import image, placeholders, tfds
 from jaxmodels.data.digits import digits
 from jaxmodels.data.sources import Arrays, Records, Source
 from jaxmodels.data.split import Split, check_labels
-from jaxmodels.typing import Batch, UserError
+from jaxmodels.errors import UserError
+from jaxmodels.typing import Batch
 
 
 class MissingSplitError(UserError, KeyError):
@@ -83,10 +84,10 @@ def load(
     if name == "digits":
         parts = digits()
         dataset = from_arrays(10, name, train=parts["train"], test=parts["test"])
-    elif declared.allowed() and not prepared.there(name, prepared.folder(data_dir)):
+    elif placeholders.allowed() and not tfds.there(name, tfds.folder(data_dir)):
         dataset = _declared(name, image_shape)
     else:
-        dataset = _load_prepared(name, prepared.find(name, prepared.folder(data_dir)))
+        dataset = _load_prepared(name, tfds.find(name, tfds.folder(data_dir)))
     return dataset if image_shape is None else dataset.map(image.fit(image_shape))
 
 
@@ -146,20 +147,20 @@ def as_source(source: Any, name: str) -> Source:
     return Records(name, source)
 
 
-def _load_prepared(name: str, found: prepared.Prepared) -> Dataset:
+def _load_prepared(name: str, found: tfds.Prepared) -> Dataset:
     names = _names(found.class_names, found.num_classes)
     functions = (image.scale(found.largest_pixel),)
 
     def opener(key: str) -> Split:
-        return Split(prepared.source(found, key), found.num_classes, names, functions)
+        return Split(tfds.source(found, key), found.num_classes, names, functions)
 
     openers = {key: functools.partial(opener, key) for key in found.splits}
     return Dataset(name, openers, found.num_classes, names)
 
 
 def _declared(name: str, image_shape: tuple[int, int, int] | None) -> Dataset:
-    examples, classes = declared.images(name, image_shape)
-    largest = prepared.largest_pixel(name)
+    examples, classes = placeholders.images(name, image_shape)
+    largest = tfds.largest_pixel(name)
 
     def opener(key: str) -> Split:
         source = Records(f"{name}/{key}", examples)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxmodels.typing import UserError
+from jaxmodels.errors import UserError
 
 
 def digits() -> dict[str, dict[str, np.ndarray]]:

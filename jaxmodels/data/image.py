@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmodels.typing import Array, Batch, Key, UserError
+from jaxmodels.errors import UserError
+from jaxmodels.typing import Array, Batch, Key
 
 Transform = Callable[[Key, Batch], Batch]
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
-from jaxmodels.typing import UserError
+from jaxmodels.errors import UserError
 
 Example = Mapping[str, Any]
 

@@ -9,9 +9,10 @@ import numpy as np
 
 from jaxmodels.data import image
 from jaxmodels.data.batches import Batches, Padded
-from jaxmodels.data.order import permutation
+from jaxmodels.data.shuffle import permutation
 from jaxmodels.data.sources import DataError, Example, Source
-from jaxmodels.typing import Batch, Key, UserError
+from jaxmodels.errors import UserError
+from jaxmodels.typing import Batch, Key
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxmodels.data.dataset import Dataset
 from jaxmodels.data.split import Split
-from jaxmodels.typing import UserError
+from jaxmodels.errors import UserError
 
 ADDITION = " 0123456789+=."
 """The characters of `addition`; their places are the tokens, 0 is padding."""

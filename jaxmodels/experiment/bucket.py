@@ -14,8 +14,8 @@ from pathlib import Path
 import jax
 from etils import epath
 
+from jaxmodels.errors import UserError
 from jaxmodels.train.checkpoint import SaveFailed
-from jaxmodels.typing import UserError
 
 CHECKPOINTS = "checkpoints"
 

@@ -14,19 +14,19 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from jaxmodels import sharding
 from jaxmodels.data import cache
-from jaxmodels.experiment import agreement
+from jaxmodels.errors import UserError
+from jaxmodels.experiment import consistency
 from jaxmodels.experiment.bucket import Folder
-from jaxmodels.experiment.claim import Experiment
+from jaxmodels.experiment.experiment import Experiment
 from jaxmodels.experiment.folder import open_folder
-from jaxmodels.experiment.heap import keep_freed_memory
+from jaxmodels.experiment.malloc import keep_freed_memory
 from jaxmodels.experiment.options import Options
-from jaxmodels.experiment.prepared import Prepared, prepare
+from jaxmodels.experiment.setup import Prepared, prepare
 from jaxmodels.experiment.signals import together
 from jaxmodels.experiment.training import Outcome, train_prepared
 from jaxmodels.train import Diverged
 from jaxmodels.train.checkpoint import SaveFailed
 from jaxmodels.train.collective import check_same, on_all
-from jaxmodels.typing import UserError
 
 HELP = tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone
 
@@ -96,10 +96,10 @@ def begin(
 ) -> tuple[Prepared, Folder]:
     """Make the experiment and open its folder; what is wrong on one process is an error on all."""
     # First, for it also connects them: to read the data may take some of them long.
-    check_same(agreement.asked(make, hyperparameters, options))
+    check_same(consistency.asked(make, hyperparameters, options))
     check_steps(hyperparameters)
     prepared = on_all(lambda: prepare(make(**hyperparameters), options))
-    check_same(agreement.read(prepared.experiment))
+    check_same(consistency.read(prepared.experiment))
     return prepared, open_folder(make, hyperparameters, prepared.experiment, options)
 
 

@@ -11,11 +11,11 @@ import jax
 from jax.sharding import Mesh
 
 from jaxmodels import chips, flops, report
-from jaxmodels.experiment.claim import Experiment
+from jaxmodels.errors import UserError
 from jaxmodels.experiment.energy import Meter, meter
+from jaxmodels.experiment.experiment import Experiment
 from jaxmodels.experiment.folder import write_json
 from jaxmodels.train import State, update
-from jaxmodels.typing import UserError
 
 COST = "cost.json"
 EVERY = 10.0

@@ -18,12 +18,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxmodels.errors import UserError
 from jaxmodels.experiment.bucket import CHECKPOINTS, Folder, at, check_rights, names
-from jaxmodels.experiment.claim import Experiment
+from jaxmodels.experiment.experiment import Experiment
 from jaxmodels.experiment.options import Options
 from jaxmodels.train.checkpoint import Checkpoints
 from jaxmodels.train.collective import from_first
-from jaxmodels.typing import UserError
 
 CONFIG = "config.json"
 RESULTS = "results.json"

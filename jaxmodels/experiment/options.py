@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
-from jaxmodels.typing import UserError
+from jaxmodels.errors import UserError
 
 COUNTS = "accumulate", "steps_per_call", "eval_every", "save_every", "keep", "log_every"
 

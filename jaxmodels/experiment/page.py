@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxmodels import report, tree
-from jaxmodels.experiment.claim import Experiment
+from jaxmodels.experiment.experiment import Experiment
 from jaxmodels.experiment.folder import CONFIG
 from jaxmodels.train import State
 

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from jaxmodels import plan, report
-from jaxmodels.data import declared
+from jaxmodels.data import placeholders
+from jaxmodels.errors import UserError
 from jaxmodels.experiment.bucket import at, mirrored
-from jaxmodels.experiment.claim import Experiment
+from jaxmodels.experiment.experiment import Experiment
 from jaxmodels.experiment.folder import write_json
 from jaxmodels.experiment.options import Options
-from jaxmodels.experiment.prepared import prepare
+from jaxmodels.experiment.setup import prepare
 from jaxmodels.plan import Plan, Target
-from jaxmodels.typing import BATCH_AXES, UserError
+from jaxmodels.typing import BATCH_AXES
 
 PAGE = "plan.html"
 
@@ -30,7 +31,7 @@ def print_plan(
     name = options.plan.replace(":", "-")
     folder = at(options.out or f"runs/{make.__name__}/plan-{name}")
     target = plan.target(options.plan)
-    with declared.instead_of_data():
+    with placeholders.instead_of_data():
         experiment = make(**hyperparameters)
     made = plan_for(experiment, options, target)
     print(report.plan_lines(made.to_json()))

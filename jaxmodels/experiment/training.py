@@ -11,14 +11,15 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from jaxmodels import report, sharding, tree
+from jaxmodels.errors import UserError
 from jaxmodels.experiment.bucket import CHECKPOINTS, Folder, Mirror, mirrored
-from jaxmodels.experiment.claim import Experiment
 from jaxmodels.experiment.cost import account
+from jaxmodels.experiment.experiment import Experiment
 from jaxmodels.experiment.folder import RESULTS, continuation, write_json
 from jaxmodels.experiment.options import Options
 from jaxmodels.experiment.page import PAGE, write_page
-from jaxmodels.experiment.prepared import Prepared, prepare
-from jaxmodels.experiment.record import Recorder
+from jaxmodels.experiment.recorder import Recorder
+from jaxmodels.experiment.setup import Prepared, prepare
 from jaxmodels.experiment.signals import Asked, listening, together
 from jaxmodels.report.verdict import better_by, single_values
 from jaxmodels.train import (
@@ -33,7 +34,6 @@ from jaxmodels.train import (
     init,
 )
 from jaxmodels.train.checkpoint import Checkpoints
-from jaxmodels.typing import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +124,7 @@ class _Run(Prepared):
         _check_steps(steps - begin, begin, self.options.steps_per_call)
         self.recorder.resume(begin)
         self.recorder.message(
-            f"{tree.count(state.params):,} parameters on {self.mesh.size} x "
+            f"{tree.parameter_count(state.params):,} parameters on {self.mesh.size} x "
             f"{self.mesh.devices.flat[0].device_kind}, {steps:,} steps"
             + (f", going on at {begin:,}" if begin else "")
         )

@@ -5,11 +5,11 @@ state in the collection `carry`: recurrent networks and Transformers, alone or b
 """
 
 from jaxmodels.generate.beam import beam_search
-from jaxmodels.generate.choosers import greedy, temperature, top_k, top_p
-from jaxmodels.generate.decoder import Decoder, causal, conditional
+from jaxmodels.generate.incremental import Decoder, causal, conditional
+from jaxmodels.generate.long_context import write, writer
+from jaxmodels.generate.samplers import greedy, temperature, top_k, top_p
 from jaxmodels.generate.sampling import decode, sample
 from jaxmodels.generate.translation import translate, translator
-from jaxmodels.generate.writing import write, writer
 
 __all__ = [
     "Decoder",

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
-from jaxmodels.generate.decoder import Decoder, Tokens, check_prompt
-from jaxmodels.typing import Array, UserError
+from jaxmodels.errors import UserError
+from jaxmodels.generate.incremental import Decoder, Tokens, check_prompt
+from jaxmodels.typing import Array
 
 
 def beam_search(

@@ -9,9 +9,10 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Bool, Int
 
-from jaxmodels.generate.choosers import Chooser, greedy
-from jaxmodels.generate.decoder import Decoder, Tokens, causal, check_prompt
-from jaxmodels.typing import Array, Key, Model, UserError
+from jaxmodels.errors import UserError
+from jaxmodels.generate.incremental import Decoder, Tokens, causal, check_prompt
+from jaxmodels.generate.samplers import Chooser, greedy
+from jaxmodels.typing import Array, Key, Model
 
 
 def sample(

@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxmodels.generate.beam import beam_search, check_beams
-from jaxmodels.generate.decoder import Decoder, Tokens, causal, check_prompt, check_tokens
+from jaxmodels.generate.incremental import Decoder, Tokens, causal, check_prompt, check_tokens
 from jaxmodels.generate.sampling import decode
-from jaxmodels.tokens import BOS, EOS, PAD
+from jaxmodels.special_tokens import BOS, EOS, PAD
 from jaxmodels.typing import Array, Model
 
 

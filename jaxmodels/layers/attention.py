@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
-from jaxmodels.layers.causal import has_blocks, in_blocks
+from jaxmodels.errors import UserError
+from jaxmodels.kernels.blockwise_attention import has_blocks, in_blocks
 from jaxmodels.layers.dense import DenseGeneral
-from jaxmodels.typing import CARRY, Array, UserError
+from jaxmodels.typing import CARRY, Array
 
 Initializer = Callable[..., Array]
 Rotate = Callable[[Array, Array], Array]

@@ -6,8 +6,8 @@ from typing import Any
 import flax.linen as nn
 from jaxtyping import Bool, Float, Int
 
+from jaxmodels.layers.constraints import rows
 from jaxmodels.layers.dropout import Dropout
-from jaxmodels.layers.rows import rows
 from jaxmodels.typing import CARRY, Array
 
 Make = Callable[..., nn.Module]

@@ -8,7 +8,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from jaxmodels.layers.recurrence import Course, State, recurrence, scan
+from jaxmodels.kernels.rnn_scan import Course, State, recurrence, scan
 from jaxmodels.typing import Array
 
 

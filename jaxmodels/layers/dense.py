@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from jaxmodels.typing import Array, UserError
+from jaxmodels.errors import UserError
+from jaxmodels.typing import Array
 
 
 def flat_dot_general(

@@ -5,7 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool
 
-from jaxmodels.typing import Array, Key, UserError
+from jaxmodels.errors import UserError
+from jaxmodels.typing import Array, Key
 
 LEVELS = 2**16
 

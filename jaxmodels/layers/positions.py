@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxmodels.typing import CARRY, Array, UserError
+from jaxmodels.errors import UserError
+from jaxmodels.typing import CARRY, Array
 
 
 class Counter(nn.Module):

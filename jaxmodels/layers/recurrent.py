@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
+from jaxmodels.errors import UserError
+from jaxmodels.kernels.rnn_scan import Course, State
 from jaxmodels.layers.cells import LSTM, Cell
 from jaxmodels.layers.dense import Dense
-from jaxmodels.layers.recurrence import Course, State
 from jaxmodels.layers.shapes import check_fan_in
-from jaxmodels.typing import Array, Key, UserError
+from jaxmodels.typing import Array, Key
 
 Initializer = Callable[..., Array]
 States = tuple[State, ...]

@@ -2,7 +2,8 @@
 
 import flax.linen as nn
 
-from jaxmodels.typing import Array, UserError
+from jaxmodels.errors import UserError
+from jaxmodels.typing import Array
 
 
 def check_images(module: nn.Module, x: Array, smallest: int = 1) -> None:

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from jaxmodels.errors import UserError
 from jaxmodels.inputs import pair_inputs
 from jaxmodels.metrics.evaluation import Evaluation, Figures, Totals
-from jaxmodels.tokens import until
-from jaxmodels.typing import Array, Batch, UserError
+from jaxmodels.special_tokens import truncate_at_eos
+from jaxmodels.typing import Array, Batch
 
 ORDERS = 4
 
@@ -75,7 +76,7 @@ def bleu(
     def counted(rows: Totals) -> Totals:
         index = rows["index"][rows["mask"]]
         _check_index(index, references, split.name)
-        outputs = until(rows["ids"][rows["mask"]])
+        outputs = truncate_at_eos(rows["ids"][rows["mask"]])
         wanted = [references[int(n)] for n in index]
         tokens = [" ".join(tokenize(line)) for line in wanted]
         return {

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from jaxmodels.errors import UserError
 from jaxmodels.inputs import image_input
 from jaxmodels.metrics.evaluation import Evaluation, Figures, Totals, count
-from jaxmodels.typing import Array, Batch, Model, UserError
+from jaxmodels.typing import Array, Batch, Model
 
 ECE_BINS = 15
 """As in Guo et al., 2017."""

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Float
 
+from jaxmodels.errors import UserError
 from jaxmodels.inputs import image_input
 from jaxmodels.losses import binary_cross_entropy, flat
 from jaxmodels.metrics.evaluation import Evaluation, Figures, Totals, count
-from jaxmodels.typing import Array, Batch, Model, UserError
+from jaxmodels.typing import Array, Batch, Model
 
 Inputs = Callable[[Batch], tuple]
 

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
+from jaxmodels.errors import UserError
 from jaxmodels.inputs import x_input
 from jaxmodels.metrics.evaluation import Evaluation, Figures, Totals, count
-from jaxmodels.typing import Array, Batch, Model, UserError
+from jaxmodels.typing import Array, Batch, Model
 
 
 def regression(model: Model, split: Any, inputs: Callable[[Batch], tuple] = x_input) -> Evaluation:

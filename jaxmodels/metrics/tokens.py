@@ -8,12 +8,12 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from jaxmodels.carry import Carried
+from jaxmodels.adapters.method import Method
+from jaxmodels.adapters.state import Carried
 from jaxmodels.inputs import carried_inputs, pair_inputs, scored_inputs, token_inputs, valid_targets
 from jaxmodels.losses import judged
-from jaxmodels.method import Method
 from jaxmodels.metrics.evaluation import Evaluation, Figures, Totals, count
-from jaxmodels.tokens import PAD
+from jaxmodels.special_tokens import PAD
 from jaxmodels.typing import Array, Batch, Model
 
 

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
+from jaxmodels.errors import UserError
 from jaxmodels.layers.conv import Conv
 from jaxmodels.layers.shapes import check_fan_in, check_images
 from jaxmodels.models.mlp import MLP
-from jaxmodels.typing import Array, UserError
+from jaxmodels.typing import Array
 
 Activation = Callable[[Array], Array]
 Shape = tuple[int, int, int]

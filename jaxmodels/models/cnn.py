@@ -6,10 +6,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from jaxmodels.errors import UserError
+from jaxmodels.kernels.pool import max_pool
 from jaxmodels.layers.conv import Conv
-from jaxmodels.layers.pool import max_pool
 from jaxmodels.layers.shapes import check_fan_in, check_images
-from jaxmodels.typing import Array, UserError
+from jaxmodels.typing import Array
 
 
 class LeNet(nn.Module):

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from jaxmodels.layers import stochastic
-from jaxmodels.layers.stochastic import Likelihood, bernoulli
+from jaxmodels.errors import UserError
+from jaxmodels.layers import distributions
+from jaxmodels.layers.distributions import Likelihood, bernoulli
 from jaxmodels.models.autoencoder import CODER_DIMS, DenseDecoder, Hidden, Shape, check_image_shape
 from jaxmodels.models.vae import (
     DiagonalGaussian,
@@ -17,7 +18,7 @@ from jaxmodels.models.vae import (
     pixels_log_prob,
     repeated,
 )
-from jaxmodels.typing import Array, UserError
+from jaxmodels.typing import Array
 
 
 class HierarchicalVAE(nn.Module):
@@ -55,18 +56,18 @@ class HierarchicalVAE(nn.Module):
         B, total, top = len(image), jnp.zeros((len(image), samples)), len(self.posteriors) - 1
         mean, log_variance = self.posteriors[0](image)
         mean, log_variance = repeated(mean, samples), repeated(log_variance, samples)
-        drawn = [stochastic.reparameterize(self.make_rng("sample"), mean, log_variance)]
+        drawn = [distributions.reparameterize(self.make_rng("sample"), mean, log_variance)]
         for n, prior in enumerate(self.priors):
             total += log_density(drawn[n], mean, log_variance)
             flat = drawn[n].reshape(B * samples, -1)
             mean, log_variance = (x.reshape(B, samples, -1) for x in self.posteriors[n + 1](flat))
-            drawn.append(stochastic.reparameterize(self.make_rng("sample"), mean, log_variance))
+            drawn.append(distributions.reparameterize(self.make_rng("sample"), mean, log_variance))
             given = prior(drawn[n + 1].reshape(B * samples, -1))
             total -= log_density(drawn[n], *(x.reshape(B, samples, -1) for x in given))
         log_ratio = log_density(drawn[top], mean, log_variance) - log_density(drawn[top])
         return Draws(
             pixels_log_prob(self.decoder, self.likelihood, image, drawn[0]),
-            total + stochastic.kl_to_standard(mean, log_variance),
+            total + distributions.kl_to_standard(mean, log_variance),
             total + log_ratio,
         )
 
@@ -92,7 +93,7 @@ class HierarchicalVAE(nn.Module):
         """Draw the latents from the top down, and give their expected images (count, H, W, C)."""
         z = jax.random.normal(self.make_rng("sample"), (count, self.posteriors[-1].latents))
         for prior in reversed(self.priors):
-            z = stochastic.reparameterize(self.make_rng("sample"), *prior(z))
+            z = distributions.reparameterize(self.make_rng("sample"), *prior(z))
         return self.likelihood.expected(self.decoder(z))  # pyright: ignore[reportCallIssue]
 
 

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 from flax.typing import Initializer
 from jaxtyping import Float
 
+from jaxmodels.errors import UserError
 from jaxmodels.layers.conv import Conv
 from jaxmodels.layers.shapes import check_fan_in, check_images
-from jaxmodels.typing import Array, UserError
+from jaxmodels.typing import Array
 
 # He et al., 2015, "Delving deep into rectifiers", equation 14: keeps the gradients' variance.
 _he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
+from jaxmodels.errors import UserError
 from jaxmodels.layers.cells import LSTM
 from jaxmodels.layers.dense import Dense
 from jaxmodels.layers.recurrent import (
@@ -18,7 +19,7 @@ from jaxmodels.layers.recurrent import (
     time_dropout,
     uniform,
 )
-from jaxmodels.typing import CARRY, Array, UserError
+from jaxmodels.typing import CARRY, Array
 
 Layer = Callable[..., Recurrent]
 

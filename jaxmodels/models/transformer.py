@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
+from jaxmodels.errors import UserError
 from jaxmodels.layers.attention import (
     CrossAttention,
     KeysValues,
@@ -16,14 +17,14 @@ from jaxmodels.layers.attention import (
     same_segment,
 )
 from jaxmodels.layers.blocks import Block, Make, Residual, Stack, post_norm, pre_norm
+from jaxmodels.layers.constraints import on_own_rows
 from jaxmodels.layers.dense import Dense, project
 from jaxmodels.layers.dropout import Dropout
 from jaxmodels.layers.feedforward import FeedForward, GatedFeedForward, gelu_tanh
 from jaxmodels.layers.positions import Counter, LearnedPositions, SinusoidalPositions, rotary
-from jaxmodels.layers.rows import on_own_rows
 from jaxmodels.losses import cross_entropy, in_chunks, judged
-from jaxmodels.tokens import PAD
-from jaxmodels.typing import Array, UserError
+from jaxmodels.special_tokens import PAD
+from jaxmodels.typing import Array
 
 torch_normal = functools.partial(nn.LayerNorm, epsilon=1e-5)
 """LayerNorm with PyTorch's epsilon, which published weights were trained with."""

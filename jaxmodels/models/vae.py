@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from jaxmodels.layers import stochastic
-from jaxmodels.layers.stochastic import Likelihood, bernoulli
+from jaxmodels.errors import UserError
+from jaxmodels.layers import distributions
+from jaxmodels.layers.distributions import Likelihood, bernoulli
 from jaxmodels.losses import flat
 from jaxmodels.models.autoencoder import (
     CODER_DIMS,
@@ -28,7 +29,7 @@ from jaxmodels.models.autoencoder import (
     Shape,
     check_image_shape,
 )
-from jaxmodels.typing import Array, UserError
+from jaxmodels.typing import Array
 
 
 class Draws(NamedTuple):
@@ -90,9 +91,9 @@ class VAE(nn.Module):
         """Draw z `samples` times for each image."""
         check_image_shape(self, self.decoder, image, self.likelihood.parameters)
         mean, log_variance = self.posterior(image, *conditions)
-        kl = stochastic.kl_to_standard(mean, log_variance)
+        kl = distributions.kl_to_standard(mean, log_variance)
         mean, log_variance = repeated(mean, samples), repeated(log_variance, samples)
-        z = stochastic.reparameterize(self.make_rng("sample"), mean, log_variance)
+        z = distributions.reparameterize(self.make_rng("sample"), mean, log_variance)
         return Draws(
             pixels_log_prob(self.decoder, self.likelihood, image, z, *conditions),
             jnp.broadcast_to(kl[:, None], (len(kl), samples)),
@@ -132,7 +133,7 @@ def log_density(
     zero = jnp.zeros_like(z)
     mean = zero if mean is None else mean
     log_variance = zero if log_variance is None else log_variance
-    return stochastic.gaussian_log_prob(z, mean, log_variance).sum(axis=-1)
+    return distributions.gaussian_log_prob(z, mean, log_variance).sum(axis=-1)
 
 
 def pixels_log_prob(

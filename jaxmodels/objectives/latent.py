@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from jaxmodels.errors import UserError
 from jaxmodels.inputs import image_input
 from jaxmodels.objectives.objective import Objective
-from jaxmodels.typing import Array, Batch, Model, Scalars, UserError
+from jaxmodels.typing import Array, Batch, Model, Scalars
 
 Inputs = Callable[[Batch], tuple[Any, ...]]
 

@@ -25,12 +25,12 @@ def penalized(objective: Objective, *penalties: Penalty) -> Objective:
     return dataclasses.replace(objective, penalties=objective.penalties + penalties)
 
 
-def l2(scale: float, mask: Mask = tree.weights) -> Penalty:
+def l2(scale: float, mask: Mask = tree.decay_mask) -> Penalty:
     """`scale / 2 * sum(w**2)`: its gradient is `scale * w`, as torch's SGD `weight_decay`."""
     return lambda params: 0.5 * scale * _sum(jnp.square, params, mask)
 
 
-def l1(scale: float, mask: Mask = tree.weights) -> Penalty:
+def l1(scale: float, mask: Mask = tree.decay_mask) -> Penalty:
     """`scale * sum(|w|)`."""
     return lambda params: scale * _sum(jnp.abs, params, mask)
 

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from jaxmodels.errors import UserError
 from jaxmodels.inputs import image_input
 from jaxmodels.losses import binary_cross_entropy, flat
 from jaxmodels.objectives.objective import Objective
-from jaxmodels.typing import Array, Batch, Key, Model, Scalars, UserError
+from jaxmodels.typing import Array, Batch, Key, Model, Scalars
 
 Noise = Callable[[Key, Array], Array]
 Distance = Callable[[Array, Array], Array]

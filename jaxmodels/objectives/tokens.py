@@ -2,13 +2,14 @@
 
 from jaxtyping import Bool, Float
 
-from jaxmodels.carry import Carried
+from jaxmodels.adapters.method import Method
+from jaxmodels.adapters.state import Carried
+from jaxmodels.errors import UserError
 from jaxmodels.inputs import carried_inputs, pair_inputs, scored_inputs, token_inputs, valid_targets
 from jaxmodels.losses import cross_entropy
-from jaxmodels.method import Method
 from jaxmodels.objectives.objective import Objective
-from jaxmodels.tokens import PAD
-from jaxmodels.typing import Array, Batch, Model, Scalars, UserError
+from jaxmodels.special_tokens import PAD
+from jaxmodels.typing import Array, Batch, Model, Scalars
 
 
 def next_token(model: Model) -> Objective:

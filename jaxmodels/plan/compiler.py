@@ -10,7 +10,7 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 from jaxmodels.plan import collectives, hlo
-from jaxmodels.plan.products import operations
+from jaxmodels.plan.matmul_flops import operations
 from jaxmodels.plan.target import Target
 
 _NO_ROOM = re.compile(r"RESOURCE_EXHAUSTED: .*\((.+)\) exceeds available HBM \((.+)\)")

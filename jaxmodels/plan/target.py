@@ -10,7 +10,7 @@ import jax
 from jax.experimental import topologies
 
 from jaxmodels import chips
-from jaxmodels.typing import UserError
+from jaxmodels.errors import UserError
 
 EXAMPLES = "v4:2x2x2, v5e:4x4, v5p:8x8x16, v6e:16x16 or cpu:8"
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxmodels.report.attention import AttentionMap, attention
 from jaxmodels.report.page import Section
 from jaxmodels.report.text import rate, translations
-from jaxmodels.tokens import BOS, EOS, until
+from jaxmodels.special_tokens import BOS, EOS, truncate_at_eos
 
 Sections = Callable[[Any, Mapping[str, Any]], list[Section]]
 
@@ -39,7 +39,7 @@ def translator(
         pairs = task.pairs[split]
         shown = np.unique(np.linspace(0, len(pairs) - 1, SHOWN).astype(int))
         source = pairs.read(shown)["source"]
-        outputs, seconds = _timed(lambda: until(np.asarray(translate(variables, source))))
+        outputs, seconds = _timed(lambda: truncate_at_eos(np.asarray(translate(variables, source))))
         rows = [
             (task.sources[split][n], task.references[split][n], task.written(ids))
             for n, ids in zip(shown, outputs, strict=True)

@@ -10,8 +10,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxmodels import tree
+from jaxmodels.errors import UserError
 from jaxmodels.sharding.mesh import batch_sharding, batch_shards, part_sharding
-from jaxmodels.typing import Batch, UserError
+from jaxmodels.typing import Batch
 
 AHEAD = 2
 

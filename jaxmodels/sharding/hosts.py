@@ -7,7 +7,7 @@ import urllib.request
 
 import jax
 
-from jaxmodels.typing import UserError
+from jaxmodels.errors import UserError
 
 PATIENCE = 60
 """Seconds after which jax ends all processes, if one gives no sign of life, or if one comes to its

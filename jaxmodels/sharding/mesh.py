@@ -9,8 +9,9 @@ import jax
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxmodels.errors import UserError
 from jaxmodels.inputs import SEQUENCES
-from jaxmodels.typing import BATCH_AXES, UserError
+from jaxmodels.typing import BATCH_AXES
 
 AXES = ("data", "fsdp", "tensor", "sequence")
 

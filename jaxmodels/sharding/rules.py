@@ -13,8 +13,9 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxmodels import tree
+from jaxmodels.errors import UserError
 from jaxmodels.sharding.mesh import batch_sharding
-from jaxmodels.typing import CARRY, UserError
+from jaxmodels.typing import CARRY
 
 Rule = Callable[[str, Any, Mesh], PartitionSpec]
 

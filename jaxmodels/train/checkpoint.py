@@ -21,10 +21,10 @@ from etils import epath
 # Not later: it imports Pallas, after which jax compiles everything anew.
 from orbax.checkpoint import v1 as orbax
 
+from jaxmodels.errors import UserError
 from jaxmodels.train import leaves
 from jaxmodels.train.collective import from_first, raise_any
 from jaxmodels.train.step_folders import StepFolders
-from jaxmodels.typing import UserError
 
 _SHOWN = 20
 

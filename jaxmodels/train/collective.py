@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxmodels.typing import UserError
+from jaxmodels.errors import UserError
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxmodels.carry import fresh
+from jaxmodels.adapters.state import fresh
 from jaxmodels.sharding import (
     batch_sharding,
     batch_shards,

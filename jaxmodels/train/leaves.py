@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxmodels.typing import UserError
+from jaxmodels.errors import UserError
 
 Path = tuple[str, ...]
 Shapes = dict[str, tuple[tuple[int, ...], str]]

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from jaxmodels.errors import UserError
 from jaxmodels.train import checksums
-from jaxmodels.typing import UserError
 
 _LEFT_BY_A_KILL = re.compile(r"(\d+)(\.orbax-checkpoint-tmp.*|\.json\.partial)?")
 

@@ -17,15 +17,15 @@ from jaxmodels.data.text.corpora import Corpus, load
 from jaxmodels.data.text.packed import packed
 from jaxmodels.data.text.pairs import at_most, lengths, pairs
 from jaxmodels.data.text.parallel import ParallelCorpus, load_pairs
-from jaxmodels.data.text.saved import vocabulary_from_json
 from jaxmodels.data.text.stream import Consecutive, Stream, consecutive, stream
 from jaxmodels.data.text.subwords import Subwords, subwords, subwords_from_file
 from jaxmodels.data.text.tokenize import detokenize, tokenize_words
 from jaxmodels.data.text.translation import Translation, boundaries, in_subwords, translation
 from jaxmodels.data.text.vocabulary import SPECIAL, Vocabulary, check_same, difference
+from jaxmodels.data.text.vocabulary_json import vocabulary_from_json
 from jaxmodels.data.text.windows import blocks, windows
 from jaxmodels.data.text.words import Words, words
-from jaxmodels.tokens import BOS, EOS, PAD, UNK
+from jaxmodels.special_tokens import BOS, EOS, PAD, UNK
 
 __all__ = [
     "BOS",

@@ -8,11 +8,12 @@ import jax
 import numpy as np
 
 from jaxmodels.data.batches import check_rows, check_size, in_order
-from jaxmodels.data.order import permutation
+from jaxmodels.data.shuffle import permutation
 from jaxmodels.data.split import Split
 from jaxmodels.data.text.pairs import check_longest, lengths, source_of
 from jaxmodels.data.text.stream import shapes
-from jaxmodels.typing import Batch, Key, UserError
+from jaxmodels.errors import UserError
+from jaxmodels.typing import Batch, Key
 
 Arrays = dict[str, np.ndarray]
 

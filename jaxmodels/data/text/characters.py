@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxmodels.data.text.vocabulary import Ids, check_ids
-from jaxmodels.typing import UserError
+from jaxmodels.errors import UserError
 
 
 @dataclass(frozen=True)

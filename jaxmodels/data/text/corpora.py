@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from jaxmodels.data import declared, prepared
+from jaxmodels.data import placeholders, tfds
 from jaxmodels.data.dataset import MissingSplitError
 from jaxmodels.data.text import folders
 from jaxmodels.data.text.stdlib import stdlib
-from jaxmodels.typing import UserError
+from jaxmodels.errors import UserError
 
 PTB_FILES = {
     "train": "ptb.train.txt",
@@ -79,9 +79,9 @@ def unknown(kind: str, name: str, known: Mapping[str, object]) -> str:
 
 
 def _tiny_shakespeare(data_dir: str | Path | None) -> dict[str, str]:
-    name, folder = "tiny_shakespeare", prepared.folder(data_dir)
-    if declared.allowed() and not prepared.there(name, folder):
-        return dict.fromkeys(SPLITS, declared.characters(65))
+    name, folder = "tiny_shakespeare", tfds.folder(data_dir)
+    if placeholders.allowed() and not tfds.there(name, folder):
+        return dict.fromkeys(SPLITS, placeholders.characters(65))
     if not (folder / name).is_dir():
         raise UserError(
             f"The corpus {name!r} is not prepared in {folder}. To download and prepare it:\n"
@@ -89,14 +89,14 @@ def _tiny_shakespeare(data_dir: str | Path | None) -> dict[str, str]:
             f"(another folder: --data-dir or TFDS_DATA_DIR); or train on the embedded stand-in: "
             f"--dataset stdlib"
         )
-    found = prepared.find(name, folder)
-    return {split: bytes(prepared.source(found, split)[0]["text"]).decode() for split in SPLITS}
+    found = tfds.find(name, folder)
+    return {split: bytes(tfds.source(found, split)[0]["text"]).decode() for split in SPLITS}
 
 
 def _ptb(data_dir: str | Path | None) -> dict[str, str]:
     files = list(PTB_FILES.values())
-    if declared.allowed() and folders.at("ptb", files, data_dir) is None:
-        return dict.fromkeys(SPLITS, declared.words(10_000, 10, ("<unk>", "<eos>")))
+    if placeholders.allowed() and folders.at("ptb", files, data_dir) is None:
+        return dict.fromkeys(SPLITS, placeholders.words(10_000, 10, ("<unk>", "<eos>")))
     folder = folders.find("ptb", files, data_dir, "stdlib")
     # As Zaremba et al., 2014, did: the end of a line is a word.
     return {

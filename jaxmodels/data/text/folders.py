@@ -4,8 +4,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxmodels.data import prepared
-from jaxmodels.typing import UserError
+from jaxmodels.data import tfds
+from jaxmodels.errors import UserError
 
 ORIGIN = {
     "ptb": "Unpack https://www.fit.vutbr.cz/~imikolov/rnnlm/simple-examples.tgz; the files are in "
@@ -46,7 +46,7 @@ def at(name: str, files: Sequence[str], data_dir: str | Path | None) -> Path | N
 
 
 def _candidates(name: str, data_dir: str | Path | None) -> tuple[Path, Path]:
-    parent = Path(data_dir or os.environ.get("JAXMODELS_TEXT_DIR") or prepared.folder(None))
+    parent = Path(data_dir or os.environ.get("JAXMODELS_TEXT_DIR") or tfds.folder(None))
     return parent.expanduser(), parent.expanduser() / name
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from jaxmodels.data.text.vocabulary import Ids
-from jaxmodels.typing import UserError
+from jaxmodels.errors import UserError
 
 
 def check_text(ids: Ids, name: str, at_least: int, vocab_size: int | None = None) -> np.ndarray:

@@ -3,7 +3,7 @@
 import functools
 import re
 
-from jaxmodels.data.order import permutation
+from jaxmodels.data.shuffle import permutation
 
 SIZE = 10_000
 

@@ -8,8 +8,8 @@ from jaxmodels.data.sources import Arrays
 from jaxmodels.data.split import Split
 from jaxmodels.data.text.ids import check_length, check_text
 from jaxmodels.data.text.vocabulary import Ids
-from jaxmodels.tokens import PAD
-from jaxmodels.typing import UserError
+from jaxmodels.errors import UserError
+from jaxmodels.special_tokens import PAD
 
 
 def packed(documents: Sequence[Ids], length: int, name: str = "documents") -> Split:

@@ -10,7 +10,7 @@ from jaxmodels.data.split import Split
 from jaxmodels.data.text.parallel import check_paired
 from jaxmodels.data.text.ragged import Ragged, with_ends
 from jaxmodels.data.text.vocabulary import Ids
-from jaxmodels.typing import UserError
+from jaxmodels.errors import UserError
 
 Arrays = dict[str, np.ndarray]
 

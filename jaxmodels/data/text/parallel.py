@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping, Sized
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxmodels.data import declared
+from jaxmodels.data import placeholders
 from jaxmodels.data.text import folders
 from jaxmodels.data.text.corpora import one_of, unknown
 from jaxmodels.data.text.number_words import number_words
-from jaxmodels.typing import UserError
+from jaxmodels.errors import UserError
 
 Sentences = tuple[list[str], list[str]]
 """Sources, and their translations in the same order."""
@@ -78,8 +78,8 @@ def check_paired(name: str, sources: Sized, targets: Sized) -> None:
 
 def _multi30k(data_dir: str | Path | None) -> dict[str, Sentences]:
     files = [f"{file}.{side}" for file in MULTI30K_FILES.values() for side in ("de", "en")]
-    if declared.allowed() and folders.at("multi30k", files, data_dir) is None:
-        sources, targets = (declared.sentences(n, longest=44) for n in MULTI30K_WORDS)
+    if placeholders.allowed() and folders.at("multi30k", files, data_dir) is None:
+        sources, targets = (placeholders.sentences(n, longest=44) for n in MULTI30K_WORDS)
         repeated = itertools.islice(itertools.cycle(targets), len(sources))
         return dict.fromkeys(MULTI30K_FILES, (sources, list(repeated)))
     folder = folders.find("multi30k", files, data_dir, "numbers")

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxmodels.data.text.vocabulary import Ids
-from jaxmodels.tokens import BOS, EOS, PAD, UNK
-from jaxmodels.typing import UserError
+from jaxmodels.errors import UserError
+from jaxmodels.special_tokens import BOS, EOS, PAD, UNK
 
 
 @dataclass(frozen=True, eq=False)

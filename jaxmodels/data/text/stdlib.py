@@ -4,7 +4,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from jaxmodels.typing import UserError
+from jaxmodels.errors import UserError
 
 LIMIT = 1_000_000
 """Bytes in all."""

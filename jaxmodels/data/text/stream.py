@@ -11,7 +11,8 @@ from jaxmodels.data.batches import check_rows, in_order
 from jaxmodels.data.text.ids import check_length, check_text, narrow
 from jaxmodels.data.text.vocabulary import Ids
 from jaxmodels.data.text.windows import targets_in_range
-from jaxmodels.typing import Batch, Key, UserError
+from jaxmodels.errors import UserError
+from jaxmodels.typing import Batch, Key
 
 Arrays = dict[str, np.ndarray]
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxmodels.data.text.vocabulary import SPECIAL, Ids, check_ids
-from jaxmodels.typing import UserError
+from jaxmodels.errors import UserError
 
 SMALLEST = len(SPECIAL) + 256
 

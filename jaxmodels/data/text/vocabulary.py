@@ -5,8 +5,8 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from jaxmodels.tokens import UNK
-from jaxmodels.typing import UserError
+from jaxmodels.errors import UserError
+from jaxmodels.special_tokens import UNK
 
 SPECIAL = "<pad>", "<unk>", "<bos>", "<eos>"
 """The first tokens of vocabularies of words and sub-words, in the order of their ids."""

@@ -12,7 +12,7 @@ import numpy as np
 from jaxmodels.data.split import Split
 from jaxmodels.data.text.ids import check_length, check_text, narrow
 from jaxmodels.data.text.vocabulary import Ids
-from jaxmodels.tokens import PAD
+from jaxmodels.special_tokens import PAD
 
 Arrays = dict[str, np.ndarray]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxmodels.data.text.vocabulary import SPECIAL, UNKNOWN, Ids, Tokenize, check_ids
-from jaxmodels.typing import UserError
+from jaxmodels.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Float, Int
 
-from jaxmodels.carry import fresh, in_its_types
-from jaxmodels.typing import CARRY, Array, Model, UserError
+from jaxmodels.adapters.state import fresh, in_its_types
+from jaxmodels.errors import UserError
+from jaxmodels.typing import CARRY, Array, Model
 
 Tokens = Array | np.ndarray
 

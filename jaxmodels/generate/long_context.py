@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Int
 
-from jaxmodels.generate.choosers import Chooser, temperature
+from jaxmodels.errors import UserError
+from jaxmodels.generate.samplers import Chooser, temperature
 from jaxmodels.generate.sampling import sample
-from jaxmodels.typing import Array, Key, Model, UserError
+from jaxmodels.typing import Array, Key, Model
 
 
 def write(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from jaxmodels.data.decode import Fields
-from jaxmodels.typing import UserError
+from jaxmodels.errors import UserError
 
 LENGTH = 65_536
 """Examples of a split; no shape depends on it."""

@@ -9,13 +9,14 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxmodels import grads, sharding
-from jaxmodels.experiment.claim import Experiment
+from jaxmodels.adapters.remat import POLICIES, saving
+from jaxmodels.errors import UserError
+from jaxmodels.experiment.experiment import Experiment
 from jaxmodels.experiment.options import Options
-from jaxmodels.saved import POLICIES, saving
 from jaxmodels.sharding.mesh import part_sharding
 from jaxmodels.train import State, abstract, placed_step, repeat, skip_nonfinite, update
 from jaxmodels.train.step import Update
-from jaxmodels.typing import Batch, UserError
+from jaxmodels.typing import Batch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

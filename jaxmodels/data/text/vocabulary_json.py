@@ -9,7 +9,7 @@ from jaxmodels.data.text.subwords import Subwords, canonical
 from jaxmodels.data.text.tokenize import tokenize_words
 from jaxmodels.data.text.vocabulary import Tokenize, Vocabulary
 from jaxmodels.data.text.words import Words
-from jaxmodels.typing import UserError
+from jaxmodels.errors import UserError
 
 _OWN = {function.__qualname__: function for function in (str.split, tokenize_words)}
 

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from jaxmodels.errors import UserError
 from jaxmodels.losses import binary_cross_entropy
-from jaxmodels.typing import Array, Key, UserError
+from jaxmodels.typing import Array, Key
 
 LOG_SCALES = -7 - math.log(2), 60.0
 """Of a discretised logistic, the least and the greatest.

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Float, Int
 
-from jaxmodels.typing import Array, Key, UserError
+from jaxmodels.errors import UserError
+from jaxmodels.typing import Array, Key
 
 Chooser = Callable[[Key, Array], Array]
 

@@ -8,11 +8,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
-from jaxmodels.layers.additive_attention import Source, attentive_gru
+from jaxmodels.kernels.additive_attention import Source, attentive_gru
 from jaxmodels.layers.cells import GRU
 from jaxmodels.layers.dense import Dense
 from jaxmodels.layers.recurrent import Initializer, Recurrent, Stack, Weights, check_tokens
-from jaxmodels.tokens import PAD
+from jaxmodels.special_tokens import PAD
 from jaxmodels.typing import CARRY, Array
 
 Memory = dict[str, Array]

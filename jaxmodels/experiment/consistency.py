@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jaxmodels.experiment.claim import Experiment
+from jaxmodels.experiment.experiment import Experiment
 from jaxmodels.experiment.folder import PACKAGES
 from jaxmodels.experiment.options import Options
 

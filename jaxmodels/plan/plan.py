@@ -125,7 +125,7 @@ def plan(step: Any, state: Any, example: Mapping[str, Any], mesh: Mesh, target: 
         devices=mesh.size,
         chip=target.chip and target.chip.name,
         mesh=dict(mesh.shape),
-        parameters=tree.count(state.params),
+        parameters=tree.parameter_count(state.params),
         memory=compiled.memory,
         limit=compiled.limit,
         flops=counted.total,

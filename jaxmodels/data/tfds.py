@@ -13,7 +13,7 @@ from pathlib import Path
 
 from jaxmodels.data import cache, decode
 from jaxmodels.data.sources import Records, Source
-from jaxmodels.typing import UserError
+from jaxmodels.errors import UserError
 
 # Sets above this many decoded bytes are read from their records, by threads.
 LIMIT = 2 * 1024**3

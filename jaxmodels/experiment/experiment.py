@@ -7,11 +7,12 @@ from typing import Any
 import jax
 import optax
 
+from jaxmodels.adapters.precision import Cast
+from jaxmodels.errors import UserError
 from jaxmodels.grads import Grad
-from jaxmodels.precision import Cast
 from jaxmodels.sharding import Rule, tensor
 from jaxmodels.train import State
-from jaxmodels.typing import Params, UserError
+from jaxmodels.typing import Params
 
 Pictures = Callable[[Any, Mapping[str, Any]], Sequence[Any]]
 

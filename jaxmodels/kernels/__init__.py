@@ -1,0 +1,1 @@
+"""Custom gradients and backend-specific code: pure functions of arrays."""
