@@ -6,7 +6,6 @@ out; blocks drop what attention returns.
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -16,9 +15,9 @@ from jaxtyping import Bool, Float, Int
 from jaxmodels.errors import UserError
 from jaxmodels.kernels.blockwise_attention import has_blocks, in_blocks
 from jaxmodels.layers.dense import DenseGeneral
+from jaxmodels.layers.initializers import Initializer, per_part_init
 from jaxmodels.typing import CARRY, Array
 
-Initializer = Callable[..., Array]
 Rotate = Callable[[Array, Array], Array]
 Bias = Callable[[int, Array, Array], Array]
 
@@ -88,7 +87,7 @@ class SelfAttention(nn.Module):
             raise UserError(f"{N} heads cannot share keys and values in {K} equal groups.")
         dense = functools.partial(DenseGeneral, use_bias=self.use_bias)
         q = dense((N, H), kernel_init=self.kernel_init, name="query")(x)
-        both = dense((2, K, H), kernel_init=apart(self.kernel_init, 2), name="key_value")(x)
+        both = dense((2, K, H), kernel_init=per_part_init(self.kernel_init, 2), name="key_value")(x)
         return q, both[:, :, 0], both[:, :, 1]
 
     def _remembered(self, positions: Array, k: Array, v: Array) -> tuple[Array, Array, Array]:
@@ -149,7 +148,7 @@ class KeysValues(nn.Module):
     def __call__(self, x: Float[Array, "B S D"]) -> Float[Array, "B depth 2 S N H"]:
         """Project."""
         features = self.depth, 2, self.num_heads, head_size(x.shape[-1], self.num_heads)
-        init = apart(self.kernel_init, 2 * self.depth)
+        init = per_part_init(self.kernel_init, 2 * self.depth)
         y = DenseGeneral(features, use_bias=self.use_bias, kernel_init=init, name="project")(x)
         return jnp.moveaxis(y, 1, 3)  # B depth 2 S N H
 
@@ -265,17 +264,6 @@ def output_projection(module: SelfAttention | CrossAttention, y: Array, D: int) 
         kernel_init=module.out_init or module.kernel_init,
         name="out",
     )(y)
-
-
-def apart(init: Initializer, parts: int) -> Initializer:
-    """Initialise a kernel that holds `parts` kernels side by side as if each stood alone."""
-
-    def initialize(key: Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> Array:
-        rows, columns = shape
-        one = jax.vmap(lambda k: init(k, (rows, columns // parts), dtype), out_axes=1)
-        return one(jax.random.split(key, parts)).reshape(shape)
-
-    return initialize
 
 
 def _window(window: int | None, causal: bool) -> tuple[int, int] | None:

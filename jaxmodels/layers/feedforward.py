@@ -8,10 +8,10 @@ from jaxtyping import Float
 
 from jaxmodels.layers.dense import Dense
 from jaxmodels.layers.dropout import Dropout
+from jaxmodels.layers.initializers import Initializer
 from jaxmodels.typing import Array
 
 Activation = Callable[[Array], Array]
-Initializer = Callable[..., Array]
 
 gelu_exact: Activation = functools.partial(nn.gelu, approximate=False)
 """x Phi(x) (Hendrycks and Gimpel 2016), as BERT has it."""

@@ -1,0 +1,35 @@
+"""Initialisers that Flax lacks, and the type of all."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxmodels.typing import Array, Key
+
+Initializer = Callable[..., Array]
+"""`(key, shape, dtype) -> array`, as in `flax.linen.initializers`."""
+
+
+def uniform(scale: float) -> Initializer:
+    """Uniform in [-scale, scale)."""
+
+    def init(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+        return jax.random.uniform(key, shape, dtype, -scale, scale)
+
+    return init
+
+
+def per_part_init(init: Initializer, parts: int) -> Initializer:
+    """Initialise a kernel (D, parts * F), made of `parts` kernels side by side, one by one.
+
+    Initialisers that look at the shape, such as Glorot's, then see (D, F).
+    """
+
+    def initialize(key: Key, shape: tuple[int, int], dtype: Any = jnp.float32) -> Array:
+        rows, columns = shape
+        one = jax.vmap(lambda k: init(k, (rows, columns // parts), dtype), out_axes=1)
+        return one(jax.random.split(key, parts)).reshape(shape)
+
+    return initialize
