@@ -11,12 +11,13 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "jaxmodels"
 
-BASE = {"typing", "errors", "tree", "losses", "special_tokens", "inputs", "kernels"}
+BASE = {"typing", "errors", "tree", "losses", "special_tokens", "inputs", "kernels", "metric"}
 ALLOWED = {
     "errors": set(),
     "typing": set(),
     "tree": set(),
     "special_tokens": set(),
+    "metric": set(),
     "kernels": {"typing", "errors"},
     "losses": {"typing", "errors", "kernels"},
     "inputs": {"typing"},
