@@ -10,7 +10,7 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 
 from jaxmodels import flops, objectives, sharding, train
-from jaxmodels.layers.conv import DIMENSIONS, conv_general_dilated
+from jaxmodels.kernels.conv import DIMENSIONS, conv_general_dilated
 from jaxmodels.models.cnn import ConvNet
 from jaxmodels.models.transformer import gpt
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from jaxmodels.errors import UserError
-from jaxmodels.layers.dense import Dense, DenseGeneral, flat_dot_general, project
+from jaxmodels.kernels.flat_dot_general import flat_dot_general
+from jaxmodels.layers.dense import Dense, DenseGeneral, project
 from jaxmodels.layers.dropout import Dropout
 
 NEAR = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)

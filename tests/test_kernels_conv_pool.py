@@ -9,8 +9,9 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxmodels import sharding
+from jaxmodels.kernels.conv import conv_general_dilated
 from jaxmodels.kernels.pool import avg_pool, max_pool
-from jaxmodels.layers.conv import Conv, conv_general_dilated
+from jaxmodels.layers.conv import Conv
 
 DIMENSIONS = lax.conv_dimension_numbers((1,) * 4, (1,) * 4, ("NHWC", "HWIO", "NHWC"))
 # Sums of a few hundred float32 products in another order.
