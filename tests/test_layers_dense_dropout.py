@@ -10,7 +10,7 @@ import pytest
 
 from jaxmodels.errors import UserError
 from jaxmodels.kernels.flat_dot_general import flat_dot_general
-from jaxmodels.layers.dense import Dense, DenseGeneral, project
+from jaxmodels.layers.dense import Dense, DenseGeneral, OutputDense, project
 from jaxmodels.layers.dropout import Dropout
 
 NEAR = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
@@ -64,6 +64,19 @@ def test_a_tied_embedding_gives_float32_logits():
     logits = project(x, table)
     assert logits.shape == (2, 3, 7)
     assert logits.dtype == jnp.float32
+
+
+def test_outputs_of_bfloat16_inputs_are_not_rounded_to_bfloat16():
+    x = jax.random.normal(jax.random.key(0), (4, 3, 64), jnp.bfloat16)
+    variables = OutputDense(5).init(jax.random.key(1), x)
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), variables)
+    y = OutputDense(5).apply(half, x)
+    assert y.dtype == jnp.float32
+    exact = np.asarray(x, np.float64) @ np.asarray(half["params"]["kernel"], np.float64)
+    # Sums of 64 float32 products; rounded to bfloat16 they would be off by 4e-3.
+    np.testing.assert_allclose(y, exact, rtol=1e-5, atol=1e-5)
+    gradient = jax.grad(lambda p: OutputDense(5).apply(p, x).sum())(half)
+    assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {jnp.dtype("bfloat16")}
 
 
 @pytest.mark.parametrize("width", [1, 7, 64])
