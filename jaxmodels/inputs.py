@@ -7,9 +7,6 @@ from jaxtyping import Bool
 
 from jaxmodels.typing import Array, Batch
 
-SEQUENCES = frozenset({"tokens", "targets", "segments", "valid", "source", "target"})
-"""The parts of a batch that are (B, T)."""
-
 
 def image_input(batch: Batch) -> tuple[Any, ...]:
     """Pick "image"."""

@@ -81,7 +81,7 @@ class Ours:
     def __post_init__(self) -> None:
         mesh = sharding.mesh(devices=jax.devices()[:1])
         parts = self.work.objective, self.work.optimizer
-        self.fed = sharding.feed(self.work.batch, mesh)
+        self.fed = sharding.shard_batch(self.work.batch, mesh)
         self.state = train.init(jax.random.key(0), *parts, self.work.batch, mesh)
         self.parameters = tree.parameter_count(self.state.params)
         self.step = train.make_step(*parts)
@@ -238,7 +238,8 @@ def input_pipeline(batch_size: int, turns: int, seconds: float) -> None:
     read = median(turn(lambda: batches[next(numbers)], seconds / 4) for _ in range(turns))
     fed = median(
         turn(
-            lambda: jax.block_until_ready(sharding.feed(batches[next(numbers)], mesh)), seconds / 4
+            lambda: jax.block_until_ready(sharding.shard_batch(batches[next(numbers)], mesh)),
+            seconds / 4,
         )
         for _ in range(turns)
     )

@@ -44,18 +44,18 @@ def refused(capsys, make, *arguments):
         ("--batch-size 12", "a batch of 12 cannot be split over 8 devices"),
         ("--accumulate 3", "a batch of 16 cannot be taken in 3 equal parts"),
         ("--mesh rows=8", "unknown axis 'rows'; the axes are data, fsdp, tensor"),
-        ("--mesh data=3", "the sizes make 3, and there are 8 devices"),
-        ("--mesh data=-1,fsdp=-1", "-1 may stand once"),
+        ("--mesh data=3", "the product of the sizes is 3, but there are 8 devices"),
+        ("--mesh data=-1,fsdp=-1", "only one axis can be -1"),
         ("--mesh data", "the size of 'data' is ''; expected a positive number"),
         ("--precision f64", "f64"),
         ("--save-every 0", "--save-every is a positive number; got 0"),
         ("--keep -1", "--keep is a positive number; got -1"),
         ("--seed -1", "--seed is a number from 0 to 2**32 - 1; got -1"),
-        ("--processes 2", "--coordinator, --processes and --process-id are given together"),
+        ("--processes 2", "give --coordinator, --processes and --process-id together"),
         (f"--coordinator host {TWO} 0", "--coordinator is the HOST:PORT of process 0"),
         (f"--coordinator :1234 {TWO} 0", "such as host0:1234; got :1234"),
         (f"--coordinator host:http {TWO} 0", "such as host0:1234; got host:http"),
-        (f"--coordinator host:1 {TWO} 2", "--process-id counts the 2 processes from 0; got 2"),
+        (f"--coordinator host:1 {TWO} 2", "--process-id must be in 0..1; got 2"),
     ],
 )
 def test_options(arguments, words, capsys, tmp_path, monkeypatch):
@@ -244,4 +244,4 @@ def test_batches_of_several_lengths_in_one_call():
 
     mesh = sharding.mesh()
     with pytest.raises(UserError, match=r"several lengths .* --steps-per-call 1"):
-        list(sharding.stream(Batches(), mesh, 0, 4, 2))
+        list(sharding.prefetch_to_devices(Batches(), mesh, 0, 4, 2))

@@ -43,7 +43,7 @@ def steps(mesh, count, grad=jax.value_and_grad):
     state, objective, optimizer = begin(mesh)
     step, losses = train.make_step(objective, optimizer, grad), []
     for n in range(count):
-        state, scalars = step(state, sharding.feed(STREAM[n], mesh))
+        state, scalars = step(state, sharding.shard_batch(STREAM[n], mesh))
         losses.append(float(scalars["loss"]))
     return state, losses
 

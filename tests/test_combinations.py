@@ -45,7 +45,7 @@ def losses(saved, parts, dtype, unroll, mesh):
     step = train.make_step(objective, OPTIMIZER, grads.accumulate(parts))
     found = []
     for _ in range(3):
-        state, scalars = step(state, sharding.feed(BATCH, mesh))
+        state, scalars = step(state, sharding.shard_batch(BATCH, mesh))
         found.append(float(scalars["loss"]))
     return found
 
@@ -112,7 +112,9 @@ def images():
 def one_step(batch, mesh, grad=jax.value_and_grad):
     objective = objectives.classification(Normed())
     state = train.init(jax.random.key(0), objective, OPTIMIZER, batch, mesh)
-    state, scalars = train.make_step(objective, OPTIMIZER, grad)(state, sharding.feed(batch, mesh))
+    state, scalars = train.make_step(objective, OPTIMIZER, grad)(
+        state, sharding.shard_batch(batch, mesh)
+    )
     return jax.device_get((state.params, state.collections["batch_stats"])), float(scalars["loss"])
 
 
@@ -149,7 +151,7 @@ def gradient_of_unequal(grad, mesh=ONE):
     objective = objectives.next_token(MODEL)
     state = train.init(jax.random.key(0), objective, OPTIMIZER, BATCH, mesh)
     (loss, aux), found = jax.jit(grad(objective, has_aux=True))(
-        state.params, {}, sharding.feed(unequal(), mesh), jax.random.key(1)
+        state.params, {}, sharding.shard_batch(unequal(), mesh), jax.random.key(1)
     )
     return jax.device_get((loss, aux.weight, found))
 
@@ -168,5 +170,5 @@ def test_per_device_without_batch_statistics_is_the_plain_gradient():
     mesh = sharding.mesh("data=2,fsdp=4")
     state = train.init(jax.random.key(0), objective, OPTIMIZER, BATCH, mesh)
     step = train.make_step(objective, OPTIMIZER, grads.per_device(mesh))
-    _, scalars = step(state, sharding.feed(BATCH, mesh))
+    _, scalars = step(state, sharding.shard_batch(BATCH, mesh))
     assert float(scalars["loss"]) == pytest.approx(expected(jnp.float32)[0], rel=1e-5)

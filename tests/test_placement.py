@@ -120,12 +120,12 @@ def losses(name, mesh, steps=3):
     """The losses of a few steps, and the last state."""
     objective, batch = TABLE[name]
     begin = beginning(name)
-    placed = sharding.place(begin, mesh, sharding.tensor(tensor_dims(objective)))
+    placed = sharding.sharding_tree(begin, mesh, sharding.tensor(tensor_dims(objective)))
     state = jax.device_put(jax.tree.map(jnp.copy, begin), placed)  # the step's to give away
     step = train.make_step(objective, OPTIMIZER)
     found = []
     for _ in range(steps):
-        state, scalars = step(state, sharding.feed(batch, mesh))
+        state, scalars = step(state, sharding.shard_batch(batch, mesh))
         found.append(float(scalars["loss"]))
     return found, state
 

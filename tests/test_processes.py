@@ -20,7 +20,7 @@ from tiny_run import disturbed, numbers, quietly, tiny
 
 from jaxmodels import experiment
 from jaxmodels.errors import UserError
-from jaxmodels.sharding import hosts
+from jaxmodels.sharding import distributed
 
 TINY = Path(__file__).parent / "tiny_run.py"
 OPTIONS = "--dropout 0 --batch-size 16 --steps 12 --eval-every 4 --save-every 4 --log-every 1"
@@ -234,7 +234,9 @@ def test_a_silent_process_ends_the_others(number, count, tmp_path):
     with cleared(processes):
         wait_for(tmp_path / "run" / "checkpoints" / "100.json", processes)
         processes[-1].send_signal(number)
-        assert_others_end(processes, count - 1, hosts.PATIENCE + 40, tmp_path / "run")
+        assert_others_end(
+            processes, count - 1, distributed.HEARTBEAT_TIMEOUT + 40, tmp_path / "run"
+        )
 
 
 # When several are started
@@ -289,7 +291,7 @@ def environment(monkeypatch):
 )
 def test_launchers_are_found(values, expected, environment):
     environment(values)
-    assert hosts.found() == expected
+    assert distributed.detect_cluster() == expected
 
 
 @pytest.mark.parametrize(
@@ -315,25 +317,25 @@ def test_launchers_are_found(values, expected, environment):
     ],
 )
 def test_a_tpu_slice_is_found(values, metadata, expected, environment, monkeypatch):
-    monkeypatch.setattr(hosts, "_on_tpu", lambda: True)
+    monkeypatch.setattr(distributed, "_on_tpu", lambda: True)
     environment(values)
     with telling(metadata) as address:
         environment({"GCE_METADATA_IP": address})
-        assert hosts.found() == expected
+        assert distributed.detect_cluster() == expected
 
 
 def test_a_file_names_the_hosts_of_a_tpu_slice(environment, monkeypatch, tmp_path):
-    monkeypatch.setattr(hosts, "_on_tpu", lambda: True)
+    monkeypatch.setattr(distributed, "_on_tpu", lambda: True)
     (tmp_path / "hosts").write_text("a:1,b:1")
     environment({"TPU_PROCESS_ADDRESSES_PATH": str(tmp_path / "hosts")})
-    assert hosts.found() == "a TPU slice"
+    assert distributed.detect_cluster() == "a TPU slice"
 
 
 def test_a_tpu_whose_metadata_nobody_tells(environment, monkeypatch):
-    monkeypatch.setattr(hosts, "_on_tpu", lambda: True)
+    monkeypatch.setattr(distributed, "_on_tpu", lambda: True)
     environment({"GCE_METADATA_IP": free_address()})
-    with pytest.raises(UserError, match=r"does not tell(.|\n)*TPU_SKIP_MDS_QUERY=1"):
-        hosts.found()
+    with pytest.raises(UserError, match=r"does not answer(.|\n)*TPU_SKIP_MDS_QUERY=1"):
+        distributed.detect_cluster()
 
 
 @pytest.mark.parametrize(("platforms", "expected"), [(None, True), ("", True), ("cpu", False)])
@@ -342,7 +344,7 @@ def test_jax_tells_whether_it_is_on_a_tpu(platforms, expected):
     environment = {**os.environ, "JAX_FORCE_TPU_INIT": "1", "TPU_WORKER_HOSTNAMES": "a,b"}
     environment.pop("JAX_PLATFORMS", None)
     environment |= {"JAX_PLATFORMS": platforms} if platforms is not None else {}
-    code = "from jaxmodels.sharding import hosts; print(hosts.found() is not None)"
+    code = "from jaxmodels.sharding.distributed import *; print(detect_cluster() is not None)"
     command = [sys.executable, "-c", code]
     printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert printed.stdout.strip() == str(expected)
@@ -385,7 +387,7 @@ def joined(environment, monkeypatch):
     calls = []
 
     def initialize(*who, cluster_detection_method, **timeouts):
-        assert set(timeouts.values()) == {hosts.PATIENCE}
+        assert set(timeouts.values()) == {distributed.HEARTBEAT_TIMEOUT}
         calls.append((who, cluster_detection_method))
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
@@ -406,20 +408,20 @@ def joined(environment, monkeypatch):
 )
 def test_several_are_joined_and_one_is_left_alone(values, who, expected, joined, environment):
     environment(values)
-    hosts.start(*who)
+    distributed.initialize_distributed(*who)
     assert joined == expected
 
 
 @pytest.mark.parametrize("installed", [True, False])
 def test_open_mpi_5_needs_mpi4py(installed, joined, environment, monkeypatch):
     environment({"OMPI_COMM_WORLD_SIZE": "2"})
-    monkeypatch.setattr(hosts.importlib.util, "find_spec", lambda name: installed or None)
+    monkeypatch.setattr(distributed.importlib.util, "find_spec", lambda name: installed or None)
     if installed:
-        hosts.start()
+        distributed.initialize_distributed()
         assert joined == [(NOBODY, "mpi4py")]
     else:
         with pytest.raises(UserError, match="mpi4py, which is not installed"):
-            hosts.start()
+            distributed.initialize_distributed()
 
 
 @pytest.mark.parametrize(
@@ -431,11 +433,11 @@ def test_processes_that_cannot_be_joined(who, teller, environment, monkeypatch):
 
     monkeypatch.setattr(jax.distributed, "initialize", fail)
     environment(SRUN)
-    with pytest.raises(UserError, match=f"{teller} .* cannot join .* no cluster\nTell each who"):
-        hosts.start(*who)
+    with pytest.raises(UserError, match=f"{teller} .* cannot connect .* no cluster\nGive each its"):
+        distributed.initialize_distributed(*who)
 
 
 def test_half_of_who_a_process_is(joined):
     with pytest.raises(UserError, match="together or not at all"):
-        hosts.start("a:1", 2)
+        distributed.initialize_distributed("a:1", 2)
     assert joined == []

@@ -33,10 +33,10 @@ def test_mesh_has_the_axes_that_are_written(spec, shape):
         ("data=x", "size of 'data' is 'x'"),
         ("data=0", "positive number"),
         ("data=-2", "positive number"),
-        ("data=-1,fsdp=-1", "-1 may stand once"),
-        ("data=3", "make 3, and there are 8 devices"),
-        ("data=4", "make 4, and there are 8 devices"),
-        ("data=-1,fsdp=3", "make 3, and there are 8 devices"),
+        ("data=-1,fsdp=-1", "only one axis can be -1"),
+        ("data=3", "is 3, but there are 8 devices"),
+        ("data=4", "is 4, but there are 8 devices"),
+        ("data=-1,fsdp=3", "is 3, but there are 8 devices"),
     ],
 )
 def test_mesh_refuses(spec, words):
@@ -75,8 +75,8 @@ def shapes():
 
 def test_match_takes_the_first_pattern_and_else_the_other_rule():
     mesh = sharding.mesh("fsdp=4,tensor=2")
-    rule = sharding.match({"a/kernel$": P(None, "tensor")}, otherwise=sharding.fsdp)
-    placed = sharding.place(shapes(), mesh, rule)
+    rule = sharding.match({"a/kernel$": P(None, "tensor")}, default=sharding.fsdp)
+    placed = sharding.sharding_tree(shapes(), mesh, rule)
     assert placed["a"]["kernel"].spec == P(None, "tensor")
     assert placed["b"]["kernel"].spec == P("fsdp")
 
@@ -84,13 +84,13 @@ def test_match_takes_the_first_pattern_and_else_the_other_rule():
 def test_a_pattern_that_matches_nothing_is_named():
     rule = sharding.match({"a/kernel": P(), "c/kernel": P("tensor")})
     with pytest.raises(UserError, match=r"'c/kernel' matches no leaf; .* a/kernel, b/kernel"):
-        sharding.place(shapes(), sharding.mesh(), rule)
+        sharding.sharding_tree(shapes(), sharding.mesh(), rule)
 
 
 def test_a_spec_that_does_not_fit_names_the_leaf():
     rule = sharding.match({"a/kernel": P("fsdp")})
     with pytest.raises(UserError, match=r"a/kernel of shape \(127, 64\)"):
-        sharding.place(
+        sharding.sharding_tree(
             {"a": {"kernel": jax.ShapeDtypeStruct((127, 64), jnp.float32)}},
             sharding.mesh("fsdp=8"),
             rule,
@@ -115,7 +115,7 @@ class Counted:
 @pytest.mark.parametrize("spec", ["data=8", "data=2,fsdp=4", "fsdp=4,tensor=2", "tensor=8"])
 def test_stream_feeds_whole_batches_two_ahead(spec):
     batches = Counted()
-    stream = sharding.stream(batches, sharding.mesh(spec), 3, 9)
+    stream = sharding.prefetch_to_devices(batches, sharding.mesh(spec), 3, 9)
     first = next(stream)
     assert batches.read == [3, 4, 5]
     np.testing.assert_array_equal(first["x"], np.full((16, 3), 3))
@@ -125,12 +125,12 @@ def test_stream_feeds_whole_batches_two_ahead(spec):
 
 def test_stream_splits_a_batch_over_data_and_fsdp():
     mesh = sharding.mesh("data=2,fsdp=2,tensor=2")
-    batch = next(sharding.stream(Counted(), mesh, 0, 1))
+    batch = next(sharding.prefetch_to_devices(Counted(), mesh, 0, 1))
     assert {shard.data.shape for shard in batch["x"].addressable_shards} == {(4, 3)}
 
 
 def test_stream_stacks_the_batches_of_a_call():
-    stacks = list(sharding.stream(Counted(), sharding.mesh(), 0, 6, per_call=3))
+    stacks = list(sharding.prefetch_to_devices(Counted(), sharding.mesh(), 0, 6, per_call=3))
     assert [stack["x"].shape for stack in stacks] == [(3, 16, 3)] * 2
     np.testing.assert_array_equal(stacks[1]["x"][:, 0, 0], [3, 4, 5])
     assert stacks[0]["x"].addressable_shards[0].data.shape == (3, 2, 3)
@@ -143,5 +143,5 @@ def test_a_batch_that_the_mesh_does_not_divide_is_refused():
 
 @pytest.mark.parametrize("given", [("localhost:1", None, None), (None, 2, 0), ("a:1", 2, None)])
 def test_processes_are_described_whole_or_not_at_all(given):
-    with pytest.raises(UserError, match="given together or not at all"):
-        sharding.start(*given)
+    with pytest.raises(UserError, match="together or not at all"):
+        sharding.initialize_distributed(*given)

@@ -34,7 +34,7 @@ def losses(model, mesh, **kwargs):
     step = train.make_step(objective, optimizer, **kwargs)
     found = []
     for n in range(STEPS):
-        state, scalars = step(state, sharding.feed(batches[n], mesh))
+        state, scalars = step(state, sharding.shard_batch(batches[n], mesh))
         found.append(float(scalars["loss"]))
     return found, state
 
@@ -142,7 +142,7 @@ def test_skipped_updates_change_nothing_but_are_counted():
     seen = []
     for batch in stepped_batches(batches):
         before = jax.device_get(dataclasses.replace(state, key=None))
-        state, scalars = step(state, sharding.feed(batch, mesh))
+        state, scalars = step(state, sharding.shard_batch(batch, mesh))
         seen.append(float(scalars["loss"]))
         if int(state.step) == 3:
             after = jax.device_get(dataclasses.replace(state, key=None))

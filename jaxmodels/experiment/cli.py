@@ -57,7 +57,7 @@ def run(make: Callable[..., Experiment], argv: Sequence[str] | None = None) -> O
             print_plan(make, hyperparameters, options)
             raise SystemExit(0)
         keep_freed_memory()
-        sharding.start(options.coordinator, options.processes, options.process_id)
+        sharding.initialize_distributed(options.coordinator, options.processes, options.process_id)
         use_compilation_cache(options.compilation_cache)
         with together():
             prepared, folder = begin(make, hyperparameters, options)

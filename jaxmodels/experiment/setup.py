@@ -13,7 +13,7 @@ from jaxmodels.adapters.remat import POLICIES, saving
 from jaxmodels.errors import UserError
 from jaxmodels.experiment.experiment import Experiment
 from jaxmodels.experiment.options import Options
-from jaxmodels.sharding.mesh import part_sharding
+from jaxmodels.sharding.mesh import field_sharding
 from jaxmodels.train import State, abstract, placed_step, repeat, skip_nonfinite, update
 from jaxmodels.train.step import Update
 from jaxmodels.typing import Batch
@@ -66,7 +66,7 @@ def stacked(batch: Batch, mesh: Mesh, count: int) -> dict[str, jax.ShapeDtypeStr
 
     def stack(name: str, x: Any) -> jax.ShapeDtypeStruct:
         shape = (count, *x.shape)
-        placed = part_sharding(name, shape, mesh, leading=1)
+        placed = field_sharding(name, shape, mesh, leading=1)
         return jax.ShapeDtypeStruct(shape, x.dtype, sharding=placed)
 
     return {name: stack(name, x) for name, x in batch.items()}

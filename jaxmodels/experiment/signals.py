@@ -60,7 +60,7 @@ def together(checkpoints: Folder | None = None) -> Iterator[None]:
 
     The exit status is 1 where a collective fails, or a checkpoint, of which the lost one had a
     part. It is SIGABRT's, 134, where both wait for the lost one until jax's runtime misses its
-    heartbeats, after `hosts.PATIENCE` seconds, or misses process 0, at once: that aborts the
+    heartbeats, after `HEARTBEAT_TIMEOUT` seconds, or misses process 0, at once: that aborts the
     process, and no Python runs any more.
     """
     count = jax.process_count()

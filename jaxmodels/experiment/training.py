@@ -92,7 +92,7 @@ def _train(prepared: Prepared, mirror: Mirror) -> Outcome:
         figures = {**figures, "train/skipped": int(state.skipped)}
     with together(folder / CHECKPOINTS):
         _conclude(experiment, mesh, state, figures, mirror, recorder, options.price)
-        # At their end the others would wait for the page no longer than `hosts.PATIENCE`.
+        # At their end the others would wait for the page no longer than `HEARTBEAT_TIMEOUT`.
         multihost_utils.sync_global_devices("the page is written")
     return Outcome(state, figures, folder)
 

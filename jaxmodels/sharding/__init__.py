@@ -1,38 +1,45 @@
-"""Where arrays live: meshes, placement rules, the feed from hosts to devices.
+"""Meshes, placement rules (data parallel, FSDP, tensor), batches on devices, multi-host start.
 
-One device, several, several hosts: the same calls.
+The same calls on one device, on several, and on several hosts.
 """
 
-from jaxmodels.sharding.feed import abstract_batch, feed, local_rows, stream
-from jaxmodels.sharding.hosts import start
+from jaxmodels.sharding.distributed import initialize_distributed
+from jaxmodels.sharding.host_to_device import (
+    abstract_batch,
+    local_rows,
+    prefetch_to_devices,
+    shard_batch,
+)
 from jaxmodels.sharding.mesh import (
+    SEQUENCE_FIELDS,
     batch_axes,
     batch_sharding,
     batch_shards,
+    field_sharding,
     mesh,
-    part_sharding,
     replicated,
-    tracing,
+    use_mesh,
 )
-from jaxmodels.sharding.rules import Rule, fsdp, match, place, replicate, tensor
+from jaxmodels.sharding.rules import Rule, fsdp, match, replicate, sharding_tree, tensor
 
 __all__ = [
+    "SEQUENCE_FIELDS",
     "Rule",
     "abstract_batch",
     "batch_axes",
     "batch_sharding",
     "batch_shards",
-    "feed",
+    "field_sharding",
     "fsdp",
+    "initialize_distributed",
     "local_rows",
     "match",
     "mesh",
-    "part_sharding",
-    "place",
+    "prefetch_to_devices",
     "replicate",
     "replicated",
-    "start",
-    "stream",
+    "shard_batch",
+    "sharding_tree",
     "tensor",
-    "tracing",
+    "use_mesh",
 ]

@@ -1,7 +1,7 @@
-"""Placement by path rules, outside the models.
+"""Placement rules: how params and optimizer state are sharded, chosen by a leaf's path.
 
-A rule is a function `(path, leaf, mesh) -> PartitionSpec` of a leaf's name, such as
-`params/Dense_0/kernel`, its shape, and the mesh.
+A rule is a function `(path, leaf, mesh) -> PartitionSpec` of a leaf's path, such as
+`params/Dense_0/kernel`, its shape, and the mesh. Models do not know the mesh.
 """
 
 import dataclasses
@@ -20,20 +20,20 @@ from jaxmodels.typing import CARRY
 Rule = Callable[[str, Any, Mesh], PartitionSpec]
 
 FSDP_MIN_SIZE = 4096
-"""Leaves of fewer scalars are replicated: gathering them costs more than they take."""
+"""Leaves with fewer scalars are replicated: gathering them costs more than storing them."""
 
 
 def replicate(path: str, leaf: Any, mesh: Mesh) -> PartitionSpec:
-    """Every device holds the whole leaf."""
+    """Replicate: every device holds the whole leaf (plain data parallelism)."""
     del path, leaf, mesh
     return PartitionSpec()
 
 
 def fsdp(path: str, leaf: Any, mesh: Mesh) -> PartitionSpec:
-    """Splits the largest dimension that the axis `fsdp` divides; replicates small leaves.
+    """Fully sharded data parallelism: split the largest dimension that the axis `fsdp` divides.
 
-    On a mesh without that axis it is `replicate`. Zhao et al. 2023, "PyTorch FSDP"; Rajbhandari
-    et al. 2020, "ZeRO", stage 3.
+    Leaves below `FSDP_MIN_SIZE`, and all leaves on a mesh without that axis, are replicated.
+    Zhao et al. 2023, "PyTorch FSDP"; Rajbhandari et al. 2020, "ZeRO", stage 3.
     """
     del path
     return _split_largest(leaf, mesh, [None] * leaf.ndim)
@@ -41,21 +41,20 @@ def fsdp(path: str, leaf: Any, mesh: Mesh) -> PartitionSpec:
 
 @dataclasses.dataclass(frozen=True)
 class tensor:  # noqa: N801 - a rule among rules, which are functions
-    """Splits over the axis `tensor` the dimension named for a leaf, and over `fsdp` another one.
+    """Tensor parallelism: split a named dimension over `tensor`, and another one over `fsdp`.
 
     Layers whose columns are split are followed by layers whose rows are split, so that there is one
     sum over devices for two layers: Shoeybi et al. 2019, "Megatron-LM", section 3. A dimension that
     the axis does not divide is not split.
 
     Attributes:
-        dims: by pattern, searched in the path: which dimension, counted from the end, since a stack
-            of layers has one more in front.
+        dims: regular expression, searched in the path, to the dimension that is split. It is
+            negative, since a scanned stack of layers has one more dimension in front.
     """
 
     dims: Mapping[str, int]
 
     def __call__(self, path: str, leaf: Any, mesh: Mesh) -> PartitionSpec:
-        """The placement of one leaf."""
         axes: list[str | None] = [None] * leaf.ndim
         dim = next((dim for pattern, dim in self.dims.items() if re.search(pattern, path)), None)
         if dim is not None and leaf.ndim >= -dim and leaf.shape[dim] % _size(mesh, "tensor") == 0:
@@ -63,44 +62,45 @@ class tensor:  # noqa: N801 - a rule among rules, which are functions
         return _split_largest(leaf, mesh, axes)
 
     def check(self, paths: list[str]) -> None:
-        """Raise `UserError` for a pattern that no path has."""
+        """Raise `UserError` for a pattern that matches no path."""
         _check_patterns(self.dims, paths)
 
 
 @dataclasses.dataclass(frozen=True)
 class match:  # noqa: N801 - a rule among rules, which are functions
-    """The spec of the first pattern that `re.search` finds in the path, else `otherwise`.
+    """The `PartitionSpec` of the first pattern that `re.search` finds in the path, else `default`.
 
-    `match({"Dense_0/kernel$": PartitionSpec(None, "tensor")}, otherwise=fsdp)`.
+    `match({"Dense_0/kernel$": PartitionSpec(None, "tensor")}, default=fsdp)`.
     """
 
     patterns: Mapping[str, PartitionSpec]
-    otherwise: Rule = replicate
+    default: Rule = replicate
 
     def __call__(self, path: str, leaf: Any, mesh: Mesh) -> PartitionSpec:
-        """The placement of one leaf."""
         for pattern, spec in self.patterns.items():
             if re.search(pattern, path):
                 return spec
-        return self.otherwise(path, leaf, mesh)
+        return self.default(path, leaf, mesh)
 
     def check(self, paths: list[str]) -> None:
-        """Raise `UserError` for a pattern that no path has."""
+        """Raise `UserError` for a pattern that matches no path."""
         _check_patterns(self.patterns, paths)
-        _check(self.otherwise, paths)
+        _check(self.default, paths)
 
 
-def place(shapes: Any, mesh: Mesh, rule: Rule) -> Any:
-    """The tree of `NamedSharding` that `rule` gives for a tree of shapes.
+def sharding_tree(shapes: Any, mesh: Mesh, rule: Rule) -> Any:
+    """The tree of `NamedSharding`s that `rule` gives for a tree of shapes.
+
+    Recurrent state (the collection `carry`) is split as the batch is.
 
     Raises:
-        UserError: a pattern matches nothing, or a spec does not fit its leaf.
+        UserError: a pattern matches no leaf, or a spec does not fit its leaf.
     """
     _check(rule, [path for path, _ in tree.named_leaves(shapes)])
 
     def sharding(path: str, leaf: Any) -> NamedSharding:
         if path.startswith(f"collections/{CARRY}/"):
-            placed = batch_sharding(mesh)  # it has a row for each of the batch's
+            placed = batch_sharding(mesh)
         else:
             placed = NamedSharding(mesh, rule(path, leaf, mesh))
         try:
@@ -116,7 +116,7 @@ def place(shapes: Any, mesh: Mesh, rule: Rule) -> Any:
 
 
 def _split_largest(leaf: Any, mesh: Mesh, axes: list[str | None]) -> PartitionSpec:
-    """These axes, and `fsdp` for the largest of the other dimensions that it divides."""
+    """Add `fsdp` to the given axes, for the largest free dimension that it divides."""
     size = _size(mesh, "fsdp")
     free = [(dim, -i) for i, dim in enumerate(leaf.shape) if axes[i] is None and dim % size == 0]
     if size > 1 and leaf.size >= FSDP_MIN_SIZE and free:
@@ -145,6 +145,6 @@ def _check_patterns(patterns: Iterable[str], paths: list[str]) -> None:
             )
 
 
-def shardings(arrays: Any) -> Any:
-    """The sharding of every leaf."""
+def current_shardings(arrays: Any) -> Any:
+    """The tree of the arrays' current shardings."""
     return jax.tree.map(lambda leaf: leaf.sharding, arrays)

@@ -12,10 +12,10 @@ from jaxmodels.adapters.state import fresh
 from jaxmodels.sharding import (
     batch_sharding,
     batch_shards,
-    feed,
     local_rows,
     replicated,
-    tracing,
+    shard_batch,
+    use_mesh,
 )
 from jaxmodels.typing import CARRY, Batch, Collections, Model, Params
 
@@ -58,7 +58,7 @@ def evaluator(
     def parts(params: Params, collections: Collections) -> Iterator[Any]:
         used = {k: v for k, v in collections.items() if k != CARRY}
         for n, batch in enumerate(evaluation.split.padded(size, rows)):
-            fed = feed(batch, mesh)
+            fed = shard_batch(batch, mesh)
             if n == 0 and evaluation.carried:
                 used[CARRY] = _start(evaluation, fed, mesh)
             sums, carry = step(params, used, fed, n)
@@ -83,7 +83,7 @@ def _compiled(evaluation: Evaluation, mesh: Mesh) -> Callable[..., Any]:
         params: Params, collections: Collections, batch: Batch, n: Any
     ) -> tuple[dict[str, Any], Collections]:
         batch = evaluation.split.preprocess(batch)
-        with tracing(mesh):
+        with use_mesh(mesh):
             outputs, carry = evaluation.model.apply(
                 {"params": params, **collections},
                 *evaluation.inputs(batch),

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxmodels.sharding import stream
-from jaxmodels.sharding.feed import Readable
+from jaxmodels.sharding import prefetch_to_devices
+from jaxmodels.sharding.host_to_device import NumberedBatches
 from jaxmodels.train.state import State
 from jaxmodels.train.step import Update
 from jaxmodels.typing import Batch, Scalars
@@ -49,7 +49,7 @@ class Diverged(ArithmeticError):
 def fit(
     state: State,
     step: Update,
-    batches: Readable,
+    batches: NumberedBatches,
     mesh: Mesh,
     stop: int,
     per_call: int | None = None,
@@ -111,8 +111,8 @@ def check_finite() -> OnScalars:
 
 
 def _numbered(
-    batches: Readable, mesh: Mesh, start: int, stop: int, per_call: int | None
+    batches: NumberedBatches, mesh: Mesh, start: int, stop: int, per_call: int | None
 ) -> Iterator[tuple[int, int, Batch]]:
     size = per_call or 1
-    for i, batch in enumerate(stream(batches, mesh, start, stop, per_call)):
+    for i, batch in enumerate(prefetch_to_devices(batches, mesh, start, stop, per_call)):
         yield start + i * size, start + (i + 1) * size, batch

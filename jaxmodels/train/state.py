@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from jaxmodels.sharding import Rule, fsdp, place
+from jaxmodels.sharding import Rule, fsdp, sharding_tree
 from jaxmodels.typing import Batch, Collections, Key, Params
 
 
@@ -58,7 +58,7 @@ def init(
         rule: `(path, leaf, mesh) -> PartitionSpec`; see `sharding.rules`.
     """
     make = _maker(objective, optimizer, example)
-    return jax.jit(make, out_shardings=place(jax.eval_shape(make, key), mesh, rule))(key)
+    return jax.jit(make, out_shardings=sharding_tree(jax.eval_shape(make, key), mesh, rule))(key)
 
 
 def abstract(
@@ -73,7 +73,7 @@ def abstract(
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
-        place(shapes, mesh, rule),
+        sharding_tree(shapes, mesh, rule),
     )
 
 

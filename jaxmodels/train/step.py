@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from jaxmodels.grads import Grad
-from jaxmodels.sharding.mesh import tracing
-from jaxmodels.sharding.rules import shardings
+from jaxmodels.sharding.mesh import use_mesh
+from jaxmodels.sharding.rules import current_shardings
 from jaxmodels.train.state import State
 from jaxmodels.typing import Array, Batch, Scalars
 
@@ -86,11 +86,11 @@ def placed_step(step: Update, state: State) -> Any:
     mesh = getattr(jax.tree.leaves(state)[0].sharding, "mesh", None)
 
     def training_step(state: State, batch: Batch) -> tuple[State, Scalars]:
-        with tracing(mesh):
+        with use_mesh(mesh):
             return step(state, batch)  # the name is what profiles and compilation logs show
 
     # Pinned: XLA is free to choose other output shardings, and the second step would compile again.
-    placed = shardings(state), None
+    placed = current_shardings(state), None
     return jax.jit(training_step, donate_argnums=0, out_shardings=placed)
 
 

@@ -1,4 +1,4 @@
-"""Starting several processes that train together."""
+"""Multi-host start: `jax.distributed.initialize` under SLURM, Open MPI, TPU slices, or by hand."""
 
 import importlib.util
 import os
@@ -9,59 +9,59 @@ import jax
 
 from jaxmodels.errors import UserError
 
-PATIENCE = 60
-"""Seconds after which jax ends all processes, if one gives no sign of life, or if one comes to its
-end and another does not. jax's own are 100 and 300. Signs are given by C++ threads, which Python
-cannot hold up.
+HEARTBEAT_TIMEOUT = 60
+"""Seconds after which jax ends all processes, if one sends no heartbeat, or if one has ended and
+another has not. jax's defaults are 100 and 300. Heartbeats come from C++ threads, which Python
+cannot block.
 """
 
 _ATTRIBUTES = "computeMetadata/v1/instance/attributes"
 
 
-def start(
+def initialize_distributed(
     coordinator: str | None = None, processes: int | None = None, process_id: int | None = None
 ) -> None:
-    """Join the other processes, before anything else touches a device.
+    """Initialize jax's distributed runtime, before anything else touches a device.
 
-    With `coordinator` ("host:port"), `processes` and `process_id`: those, and all devices of the
-    machine. Without: where SLURM, Open MPI or a TPU VM slice started several processes, jax finds
-    them (with a GPU for each, under the first two). A process that is alone starts nothing.
+    With `coordinator` ("host:port"), `processes` and `process_id`: from these, with all devices of
+    the machine. Without them: if SLURM, Open MPI or a TPU VM slice started several processes, jax
+    detects them (under SLURM and Open MPI one GPU for each process). For a single process this does
+    nothing.
 
     Raises:
-        UserError: only some of the three are given, or not what they are to be, or jax cannot join
-            what is there.
+        UserError: only some of the three are given, one is invalid, or jax cannot connect.
     """
     if coordinator is None and processes is None and process_id is None:
-        teller = found()
-        if teller is None:
+        cluster = detect_cluster()
+        if cluster is None:
             return
-        method = _method(teller)
+        method = _detection_method(cluster)
     else:
         _check(coordinator, processes, process_id)
         # Else jax would still ask SLURM, and hide all GPUs but one of those that it gave.
-        teller, method = "--coordinator", "deactivate"
+        cluster, method = "--coordinator", "deactivate"
     try:
         jax.distributed.initialize(
             coordinator,
             processes,
             process_id,
             cluster_detection_method=method,
-            heartbeat_timeout_seconds=PATIENCE,
-            # For one that fails, while the others show signs of life, but wait in a collective.
-            shutdown_timeout_seconds=PATIENCE,
+            heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
+            # For a process that fails while the others, still alive, wait in a collective.
+            shutdown_timeout_seconds=HEARTBEAT_TIMEOUT,
         )
     except (ValueError, RuntimeError, OSError) as error:
         raise UserError(
-            f"{teller} tells of several processes, but jax cannot join them: {error}\n"
-            "Tell each who it is: --coordinator HOST:PORT --processes COUNT --process-id FROM_0"
+            f"{cluster} tells of several processes, but jax cannot connect them: {error}\n"
+            "Give each its place: --coordinator HOST:PORT --processes COUNT --process-id INDEX"
         ) from error
 
 
 def _check(coordinator: str | None, processes: int | None, process_id: int | None) -> None:
-    """Raise `UserError` where jax would say less, or wait for who never comes."""
+    """Raise `UserError` for arguments with which jax would wait forever, or fail unexplained."""
     if coordinator is None or processes is None or process_id is None:
         raise UserError(
-            "--coordinator, --processes and --process-id are given together or not at all; got "
+            "give --coordinator, --processes and --process-id together or not at all; got "
             f"coordinator={coordinator}, processes={processes}, process_id={process_id}"
         )
     host, _, port = coordinator.rpartition(":")
@@ -70,14 +70,14 @@ def _check(coordinator: str | None, processes: int | None, process_id: int | Non
             f"--coordinator is the HOST:PORT of process 0, such as host0:1234; got {coordinator}"
         )
     if not 0 <= process_id < processes:
-        raise UserError(f"--process-id counts the {processes} processes from 0; got {process_id}")
+        raise UserError(f"--process-id must be in 0..{processes - 1}; got {process_id}")
 
 
-def found() -> str | None:
-    """What started this process together with others; None if it is alone.
+def detect_cluster() -> str | None:
+    """The kind of cluster that started several processes (SLURM, Open MPI, TPU); None for one.
 
-    jax knows whether it is in a cluster, but no public function tells, or counts. What is read
-    here is what the launchers document and jax reads itself, and it is asked in jax's order.
+    jax detects clusters, but has no public function that says so, or that counts processes. This
+    reads the environment variables that the launchers document and jax reads, in jax's order.
     """
     if size := os.environ.get("OMPI_COMM_WORLD_SIZE"):
         return "Open MPI" if int(size) > 1 else None
@@ -89,8 +89,8 @@ def found() -> str | None:
     return "a TPU slice" if _on_tpu() and _tpu_hosts() > 1 else None
 
 
-def _method(cluster: str) -> str | None:
-    """How jax is to find the others, where it does not do so by itself."""
+def _detection_method(cluster: str) -> str | None:
+    """The `cluster_detection_method` for jax; None where its automatic detection works."""
     if cluster != "Open MPI" or "OMPI_MCA_orte_hnp_uri" in os.environ:
         return None
     # Open MPI 5 does not set the address that jax reads, but mpi4py knows it; jax's documentation
@@ -110,7 +110,7 @@ def _on_tpu() -> bool:
 
 
 def _tpu_hosts() -> int:
-    """Of this slice, times the slices; from the environment (GKE) or else the VM's metadata."""
+    """Hosts of a slice times slices, from the environment (GKE) or else from the VM's metadata."""
     names = os.environ.get("TPU_PROCESS_ADDRESSES", os.environ.get("TPU_WORKER_HOSTNAMES"))
     if path := os.environ.get("TPU_PROCESS_ADDRESSES_PATH"):  # from jax 0.12 on
         with open(path) as file:
@@ -126,7 +126,7 @@ def _tpu_hosts() -> int:
 
 
 def _attribute(name: str) -> str:
-    """An attribute of this virtual machine, as Google's metadata server tells it; "" if unset."""
+    """An attribute of this virtual machine from Google's metadata server; "" if it is not set."""
     server = os.environ.get("GCE_METADATA_IP", "metadata.google.internal")
     request = urllib.request.Request(
         f"http://{server}/{_ATTRIBUTES}/{name}", headers={"Metadata-Flavor": "Google"}
@@ -146,8 +146,8 @@ def _attribute(name: str) -> str:
 
 def _unanswered(name: str, server: str, error: Exception) -> str:
     return (
-        f"this machine has TPU chips, but its metadata server {server} does not tell whether it is "
-        f"one of several: {name}: {error}\n"
-        "If it is alone, set TPU_SKIP_MDS_QUERY=1; else give --coordinator, --processes, "
+        f"this machine has TPU chips, but its metadata server {server} does not answer whether the "
+        f"slice has several hosts: {name}: {error}\n"
+        "For a single host set TPU_SKIP_MDS_QUERY=1; else give --coordinator, --processes, "
         "--process-id"
     )

@@ -1,4 +1,7 @@
-"""From hosts to devices: each host reads and sends only the rows that its devices hold."""
+"""Batches from host memory to devices: sharding and prefetching.
+
+Each host reads and sends only the rows that its devices hold.
+"""
 
 import collections
 import itertools
@@ -11,25 +14,24 @@ from jax.sharding import Mesh
 
 from jaxmodels import tree
 from jaxmodels.errors import UserError
-from jaxmodels.sharding.mesh import batch_sharding, batch_shards, part_sharding
+from jaxmodels.sharding.mesh import batch_sharding, batch_shards, field_sharding
 from jaxmodels.typing import Batch
 
-AHEAD = 2
+PREFETCH = 2
+"""Batches that are on the way to the devices while a step runs."""
 
 
 @runtime_checkable
-class Readable(Protocol):
-    """Batches by number, of which single rows can be read."""
+class NumberedBatches(Protocol):
+    """Batches indexed by step number, of which a host can read some rows only."""
 
     batch_size: int
 
-    def iterate(self, start: int, stop: int, rows: np.ndarray | None = None) -> Iterator[Batch]:
-        """The batches `start` to `stop - 1`; of each, the rows asked for."""
-        ...
+    def iterate(self, start: int, stop: int, rows: np.ndarray | None = None) -> Iterator[Batch]: ...
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray | None:
-    """The rows of a batch that this process's devices hold, ascending; None for all of them.
+    """The row indices of a batch that this process's devices hold, ascending; None for all rows.
 
     Raises:
         UserError: the mesh does not divide the batch.
@@ -47,38 +49,38 @@ def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray | None:
     return np.unique(np.concatenate([np.arange(batch_size)[index] for index in indices]))
 
 
-def feed(batch: Batch, mesh: Mesh, leading: int = 0) -> Any:
-    """This process's rows of a batch as global arrays, split as `part_sharding` says.
+def shard_batch(batch: Batch, mesh: Mesh, leading: int = 0) -> Any:
+    """Global `jax.Array`s of a batch, from the rows of it that this process has read.
 
     Args:
-        batch: arrays whose axis B comes after `leading` others.
-        mesh: where to.
+        batch: this process's rows (`local_rows`); axis B comes after `leading` others.
+        mesh: the devices; `field_sharding` says how each field is split.
         leading: 0, or 1 for a stack of several steps' batches.
     """
     share = _share_of_rows(mesh)
 
-    def placed(name: str, x: Any) -> jax.Array:
-        sharding = part_sharding(name.rsplit("/", 1)[-1], np.shape(x), mesh, leading)
+    def to_global(name: str, x: Any) -> jax.Array:
+        sharding = field_sharding(name.rsplit("/", 1)[-1], np.shape(x), mesh, leading)
         shape = (*np.shape(x)[:leading], np.shape(x)[leading] * share, *np.shape(x)[leading + 1 :])
         return jax.make_array_from_process_local_data(sharding, x, shape)
 
-    return tree.map_named(placed, batch)
+    return tree.map_named(to_global, batch)
 
 
 def abstract_batch(example: Batch, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes, dtypes and shardings of what `feed` gives for batches like this one."""
+    """`jax.ShapeDtypeStruct`s, with shardings, of what `shard_batch` returns for such batches."""
     return {
-        name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=part_sharding(name, x.shape, mesh))
+        name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=field_sharding(name, x.shape, mesh))
         for name, x in example.items()
     }
 
 
-def stream(
-    batches: Readable, mesh: Mesh, start: int, stop: int, per_call: int | None = None
+def prefetch_to_devices(
+    batches: NumberedBatches, mesh: Mesh, start: int, stop: int, per_call: int | None = None
 ) -> Iterator[Any]:
-    """The batches `start` to `stop - 1` on the devices, sent two calls ahead.
+    """Yield batches `start` to `stop - 1` on the devices, sent `PREFETCH` calls ahead.
 
-    With `per_call` they come stacked, `(per_call, B, ...)`.
+    With `per_call` they are stacked: leaves are (per_call, B, ...).
     """
     rows = local_rows(mesh, batches.batch_size)
     host = batches.iterate(start, stop, rows)
@@ -86,14 +88,14 @@ def stream(
         host = _stacked(host, per_call)
     ready: collections.deque[Any] = collections.deque()
     for batch in host:
-        ready.append(feed(batch, mesh, leading=int(per_call is not None)))
-        if len(ready) > AHEAD:
+        ready.append(shard_batch(batch, mesh, leading=int(per_call is not None)))
+        if len(ready) > PREFETCH:
             yield ready.popleft()
     yield from ready
 
 
 def _share_of_rows(mesh: Mesh) -> int:
-    """How many times the rows that this process holds make the whole batch."""
+    """The global batch size divided by the number of rows that this process holds."""
     shards = batch_shards(mesh)
     held = local_rows(mesh, shards)
     return 1 if held is None else shards // len(held)
