@@ -10,7 +10,7 @@ import optax
 from jaxmodels import generate, metrics, objectives, report, tree
 from jaxmodels.data import text
 from jaxmodels.experiment import Experiment, run
-from jaxmodels.models.transformer import gpt
+from jaxmodels.models.causal_lm import gpt2
 
 
 def gpt_shakespeare(
@@ -45,7 +45,7 @@ def gpt_shakespeare(
     vocabulary = text.characters(*corpus.values())
     ids = {split: vocabulary.encode(corpus[split]) for split in corpus}
     sizes = len(vocabulary), context, width, depth, num_heads, dropout
-    model = gpt(*sizes, use_bias=False, unroll=depth)
+    model = gpt2(*sizes, use_bias=False, unroll=depth)
     schedule = optax.warmup_cosine_decay_schedule(0, peak_lr, steps // 20, steps, peak_lr / 10)
     whole = text.blocks(ids["validation"], context, f"{dataset}/validation")
     some = text.windows(ids["validation"], context, f"{dataset}/validation").sample(20 * batch_size)

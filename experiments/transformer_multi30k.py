@@ -13,7 +13,7 @@ import optax
 from jaxmodels import generate, metrics, objectives, report
 from jaxmodels.data import text
 from jaxmodels.experiment import Experiment, run
-from jaxmodels.models import transformer
+from jaxmodels.models import encoder_decoder
 
 
 def transformer_multi30k(
@@ -46,9 +46,9 @@ def transformer_multi30k(
     train, test = task.pairs["train"], task.pairs["test"]
     sizes = len(task.source), len(task.target), width, depth, width // 32, 2 * width
     options = {"dropout": dropout, "context": task.longest + 1, "unroll": depth}
-    model = transformer.transformer_multi30k(*sizes, **options)
+    model = encoder_decoder.transformer_multi30k(*sizes, **options)
     translate = generate.translator(model, task.longest, beam_size, alpha=1.5)
-    look = functools.partial(transformer.cross_attention, model)
+    look = functools.partial(encoder_decoder.cross_attention, model)
     return Experiment(
         objective=objectives.seq2seq(model, label_smoothing),
         optimizer=optax.chain(

@@ -40,7 +40,7 @@ from xla_flags import FLAGS, Flag
 from jaxmodels import chips, flops, generate, objectives, sharding, train, tree
 from jaxmodels.adapters.precision import Cast
 from jaxmodels.layers import attention
-from jaxmodels.models import resnet, transformer
+from jaxmodels.models import causal_lm, resnet
 
 Name = Literal["gpt2", "resnet50", "decode"]
 Loss = Literal["whole", "chunks"]
@@ -229,11 +229,11 @@ def work_of(case: Case) -> Workload:
     return Workload(objective, optimizer, case.batch(), "tokens", count)
 
 
-def gpt(case: Case) -> transformer.GPT:
+def gpt(case: Case) -> causal_lm.CausalLM:
     """GPT-2 small, or its tiny form."""
     sizes = case.sizes
     widths = sizes.width, sizes.depth, sizes.heads
-    return transformer.gpt(sizes.vocab, sizes.context, *widths, unroll=case.unroll)
+    return causal_lm.gpt2(sizes.vocab, sizes.context, *widths, unroll=case.unroll)
 
 
 class Steps(Ours):
@@ -261,7 +261,7 @@ class Half:
     `Cast` would cast all params again for each token, and leaves a carry in float32.
     """
 
-    model: transformer.GPT
+    model: causal_lm.CausalLM
 
     @property
     def context(self) -> int:

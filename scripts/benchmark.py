@@ -29,7 +29,7 @@ from workloads import WORKLOADS, Workload, images
 
 from jaxmodels import generate, sharding, train, tree
 from jaxmodels.experiment.malloc import keep_freed_memory
-from jaxmodels.models import transformer
+from jaxmodels.models import causal_lm
 from jaxmodels.train.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parent.parent
@@ -173,7 +173,7 @@ def beside(pairs: list[tuple[float, float | None]], scale: float) -> str:
 
 def decoding(turns: int, seconds: float, rows: int = 16, length: int = 60) -> None:
     """Print how fast the small GPT writes, greedily and with its cache, beside PyTorch's."""
-    peer, model = torch_peer(), transformer.nanogpt_cpu(unroll=4)
+    peer, model = torch_peer(), causal_lm.nanogpt_cpu(unroll=4)
     prompt = jnp.full((rows, 1), 5, jnp.int32)
     variables = jax.jit(model.init)(jax.random.key(0), prompt)
 

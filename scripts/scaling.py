@@ -19,11 +19,11 @@ import tyro
 from jaxmodels import objectives, plan, sharding, train
 from jaxmodels.adapters.precision import Cast
 from jaxmodels.adapters.remat import POLICIES
-from jaxmodels.models import transformer
+from jaxmodels.models import causal_lm
 from jaxmodels.plan import Plan
 
 SIZES = {
-    name: getattr(transformer, name)
+    name: getattr(causal_lm, name)
     for name in ("gpt2_small", "gpt2_medium", "gpt2_large", "gpt2_xl", "gpt3_175b")
 }
 

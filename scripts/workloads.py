@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from jaxmodels import data, objectives
-from jaxmodels.models import transformer
+from jaxmodels.models import causal_lm, encoder_decoder
 from jaxmodels.models.cnn import ConvNet, LeNet
 from jaxmodels.models.mlp import MLP
 from jaxmodels.models.resnet import cifar_resnet
@@ -80,7 +80,7 @@ def translator(batch_size: int) -> Workload:
     """The Transformer of Multi30k: 64 pairs of sentences of 32 words."""
     del batch_size
     source, target = tokens(VOCABULARIES[0], 64, 32), tokens(VOCABULARIES[1], 64, 33)
-    model = transformer.transformer_multi30k(*VOCABULARIES, unroll=3)
+    model = encoder_decoder.transformer_multi30k(*VOCABULARIES, unroll=3)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(5e-4))
     batch = {"source": source, "target": target}
     return Workload(objectives.seq2seq(model), optimizer, batch, "words", 64 * 32)
@@ -100,10 +100,10 @@ WORKLOADS: dict[str, Callable[[int], Workload]] = {
     "resnet20": lambda size: classifier(cifar_resnet(20), (32, 32, 3), momentum(), size),
     "lstm": lstm,
     "gpt4": functools.partial(
-        gpt, make=functools.partial(transformer.nanogpt_cpu, unroll=4), rows=12, length=64
+        gpt, make=functools.partial(causal_lm.nanogpt_cpu, unroll=4), rows=12, length=64
     ),
     "gpt6": functools.partial(
-        gpt, make=functools.partial(transformer.nanogpt, unroll=6), rows=8, length=256
+        gpt, make=functools.partial(causal_lm.nanogpt, unroll=6), rows=8, length=256
     ),
     "translator": translator,
     "vae": vae,

@@ -9,10 +9,11 @@ import pytest
 from jax.sharding import AbstractMesh, AxisType
 
 from jaxmodels.errors import UserError
-from jaxmodels.kernels.blockwise_attention import has_blocks
+from jaxmodels.kernels.blockwise_attention import supports_blockwise
 from jaxmodels.layers import attention
 from jaxmodels.layers.attention import CrossAttention, KeysValues, SelfAttention
-from jaxmodels.models.transformer import gpt, llama, translator
+from jaxmodels.models.causal_lm import gpt2, llama
+from jaxmodels.models.encoder_decoder import transformer
 from jaxmodels.typing import CARRY
 
 X = jax.random.normal(jax.random.key(0), (2, 6, 8))
@@ -46,7 +47,7 @@ def test_in_blocks_causal_attention_is_the_plain_one(T, dtype):
     def both(fn):
         return jax.jit(lambda *x: (fn(*x), jax.vjp(fn, *x)[1](g)))(q, k, v)
 
-    assert has_blocks(q, k, None, None, True)
+    assert supports_blockwise(q, k, None, None, True)
     plain = functools.partial(jax.nn.dot_product_attention, is_causal=True)
     blocks = functools.partial(attention.attend, causal=True)
     tolerance = (
@@ -60,13 +61,15 @@ def test_in_blocks_causal_attention_is_the_plain_one(T, dtype):
 def test_blocks_are_for_cpus_and_whole_rows_only():
     q = jnp.zeros((2, 128, 2, 8))
     mask = jnp.ones((2, 1, 128, 128), bool)
-    assert not has_blocks(q, q, None, None, False)
-    assert not has_blocks(q, q, mask, None, True)
-    assert not has_blocks(q[:, :100], q[:, :100], None, None, True)
-    assert not has_blocks(q, q[:, :, :1], None, None, True)
-    assert not has_blocks(jnp.zeros((1, 2048, 2, 8)), jnp.zeros((1, 2048, 2, 8)), None, None, True)
+    assert not supports_blockwise(q, q, None, None, False)
+    assert not supports_blockwise(q, q, mask, None, True)
+    assert not supports_blockwise(q[:, :100], q[:, :100], None, None, True)
+    assert not supports_blockwise(q, q[:, :, :1], None, None, True)
+    assert not supports_blockwise(
+        jnp.zeros((1, 2048, 2, 8)), jnp.zeros((1, 2048, 2, 8)), None, None, True
+    )
     with jax.sharding.use_abstract_mesh(AbstractMesh((2,), ("sequence",), (AxisType.Auto,))):
-        assert not has_blocks(q, q, None, None, True)
+        assert not supports_blockwise(q, q, None, None, True)
 
 
 @pytest.mark.parametrize("window", [0, -1])
@@ -96,7 +99,7 @@ def test_tokens_beyond_the_cache_get_nan():
 
 def test_places_are_counted_within_each_document():
     segments = jnp.array([[1, 1, 1, 2, 2, 3], [1, 1, 2, 0, 0, 0], [4, 4, 4, 4, 4, 4]])
-    found = attention.places(segments)
+    found = attention.segment_positions(segments)
     assert found.tolist() == [[0, 1, 2, 0, 1, 0], [0, 1, 0, 0, 1, 2], [0, 1, 2, 3, 4, 5]]
 
 
@@ -118,9 +121,9 @@ def test_features_that_do_not_make_heads_are_refused(heads):
 def test_a_transformer_of_nothing_is_refused(name):
     sizes = {"width": 8, "depth": 2, "num_heads": 2, name: 0}
     for make in (
-        lambda: gpt(11, 8, **sizes),
+        lambda: gpt2(11, 8, **sizes),
         lambda: llama(11, 8, **sizes, kv_heads=1, hidden=8),
-        lambda: translator(11, 11, **sizes, hidden=8),
+        lambda: transformer(11, 11, **sizes, hidden=8),
     ):
         with pytest.raises(UserError, match=f"{name} is at least 1; got 0"):
             make()

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from jaxmodels import flops, objectives, plan, sharding, train
-from jaxmodels.models.transformer import gpt
+from jaxmodels.models.causal_lm import gpt2
 from jaxmodels.plan import hlo
 from jaxmodels.plan.collectives import each
 from jaxmodels.plan.matmul_flops import operations
@@ -21,10 +21,10 @@ pytestmark = pytest.mark.skipif(
 )
 
 B, T, D, N, H, DEPTH = 128, 176, 256, 8, 32, 4
-MODEL = gpt(256, 2 * T, D, DEPTH, N)
+MODEL = gpt2(256, 2 * T, D, DEPTH, N)
 
 
-CHUNKED = gpt(1000, 2 * T, D, DEPTH, N, chunk=T // 4)
+CHUNKED = gpt2(1000, 2 * T, D, DEPTH, N, chunk=T // 4)
 
 
 @functools.cache

@@ -13,12 +13,12 @@ import pytest
 from jaxmodels import grads, objectives, sharding, train
 from jaxmodels.adapters.precision import Cast
 from jaxmodels.adapters.remat import POLICIES, saving
-from jaxmodels.models import transformer
+from jaxmodels.models import causal_lm
 from jaxmodels.sharding import rules
 
 MESHES = "data=2,fsdp=2,tensor=2", "data=8", "fsdp=8", "fsdp=4,sequence=2"
 OPTIMIZER = optax.sgd(0.1)
-MODEL = transformer.gpt(16, 8, 16, 3, 2)
+MODEL = causal_lm.gpt2(16, 8, 16, 3, 2)
 IDS = np.random.default_rng(0).integers(1, 16, (16, 9)).astype(np.int32)
 BATCH = {"tokens": IDS[:, :-1], "targets": IDS[:, 1:]}
 ONE = sharding.mesh(devices=jax.devices()[:1])

@@ -11,8 +11,8 @@ from jax.sharding import PartitionSpec as P
 
 from jaxmodels import flops, objectives, sharding, train
 from jaxmodels.kernels.conv import DIMENSIONS, conv_general_dilated
+from jaxmodels.models.causal_lm import gpt2
 from jaxmodels.models.cnn import ConvNet
-from jaxmodels.models.transformer import gpt
 
 
 def shape(*sizes, dtype=jnp.float32):
@@ -266,7 +266,7 @@ def test_convnet():
 @pytest.mark.parametrize("remat", [None, jax.checkpoint_policies.nothing_saveable])
 def test_gpt(remat):
     B, T, V, D, depth, chunk = 4, 32, 96, 16, 3, 64
-    model = gpt(V, context=T, width=D, depth=depth, num_heads=2, chunk=chunk, remat=remat)
+    model = gpt2(V, context=T, width=D, depth=depth, num_heads=2, chunk=chunk, remat=remat)
     tokens = shape(B, T, dtype=jnp.int32)
     variables = jax.eval_shape(model.init, jax.random.key(0), tokens)
     # Of a token: projections 6 D^2 + 2 D^2, MLP 16 D^2; scores 2 T D, values 2 T D.
@@ -297,7 +297,7 @@ def test_a_training_step_of_gpt():
     batch = dict.fromkeys(["tokens", "targets"], shape(2, 16, dtype=jnp.int32))
 
     def counted(dropout):
-        model = gpt(64, context=16, width=8, depth=2, num_heads=2, dropout=dropout)
+        model = gpt2(64, context=16, width=8, depth=2, num_heads=2, dropout=dropout)
         objective = objectives.next_token(model)
         state = train.abstract(objective, optimizer, batch, sharding.mesh())
         return flops.count(train.update(objective, optimizer), state, batch)

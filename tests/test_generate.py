@@ -1,4 +1,4 @@
-"""Decoding: the choosers' distributions, the loop, beams, and that a cache changes nothing."""
+"""Decoding: the samplers' distributions, the loop, beams, and that a cache changes nothing."""
 
 import functools
 import itertools
@@ -14,7 +14,7 @@ from jaxmodels.adapters.precision import Cast
 from jaxmodels.errors import UserError
 from jaxmodels.generate.incremental import check_prompt
 from jaxmodels.generate.samplers import nucleus
-from jaxmodels.models import rnn, transformer
+from jaxmodels.models import causal_lm, encoder_decoder, rnn
 from jaxmodels.models.rnn_encoder_decoder import AttentionTranslator
 from jaxmodels.special_tokens import truncate_at_eos
 
@@ -92,8 +92,8 @@ class TinyTranslator(nn.Module):
 MODELS = {
     "tiny rnn": TinyRNN(),
     "tiny attention": TinyAttention(),
-    "gpt": transformer.gpt(V, 32, 16, 2, 2),
-    "llama": transformer.llama(V, 32, 16, 2, 4, 2, 24),
+    "gpt": causal_lm.gpt2(V, 32, 16, 2, 2),
+    "llama": causal_lm.llama(V, 32, 16, 2, 4, 2, 24),
     "rnn": rnn.ptb_small(V),
 }
 
@@ -114,7 +114,7 @@ def tokens(B=3, T=5, low=0, seed=0):
     return jnp.asarray(np.random.default_rng(seed).integers(low, V, (B, T)), jnp.int32)
 
 
-def without_cache(model, variables, prompt, length, key, choose):
+def without_cache(model, variables, prompt, length, key, sampler):
     """Read everything again for each token; causal models do not see what is still zero."""
     T = prompt.shape[1]
     whole = jnp.pad(prompt, ((0, 0), (0, length)))
@@ -122,7 +122,7 @@ def without_cache(model, variables, prompt, length, key, choose):
     @jax.jit
     def go_on(whole, n):
         logits = model.apply(variables, whole)[:, T + n - 1]
-        return whole.at[:, T + n].set(choose(jax.random.fold_in(key, n), logits))
+        return whole.at[:, T + n].set(sampler(jax.random.fold_in(key, n), logits))
 
     for n in range(length):
         whole = go_on(whole, n)
@@ -133,9 +133,9 @@ def without_cache(model, variables, prompt, length, key, choose):
 
 
 def test_with_cache_is_without_cache(case):
-    for choose in (generate.greedy, generate.temperature(1.5)):
-        found = generate.sample(*case, tokens(), 12, KEY, choose)
-        expected = without_cache(*case, tokens(), 12, KEY, choose)
+    for sampler in (generate.greedy, generate.temperature(1.5)):
+        found = generate.sample(*case, tokens(), 12, KEY, sampler)
+        expected = without_cache(*case, tokens(), 12, KEY, sampler)
         assert found.dtype == jnp.int32
         np.testing.assert_array_equal(found, expected)
     assert len(np.unique(found)) > 3
@@ -270,21 +270,21 @@ def test_until():
     assert truncate_at_eos(rows, stop=7) == [[5, 3], [3, 3, 3], [5, 6]]
 
 
-# Choosers.
+# Samplers.
 
 SKEWED = jnp.log(jnp.array([0.05, 0.4, 0.05, 0.3, 0.2]))
 
 
-def frequencies(choose, logits, draws=20_000):
+def frequencies(sampler, logits, draws=20_000):
     """How often each id is drawn, and the standard error of that share."""
-    ids = choose(KEY, jnp.tile(logits[None], (draws, 1)))
+    ids = sampler(KEY, jnp.tile(logits[None], (draws, 1)))
     assert ids.dtype == jnp.int32
     return np.bincount(np.asarray(ids), minlength=logits.size) / draws
 
 
-def assert_drawn_from(choose, logits, expected, draws=20_000):
+def assert_drawn_from(sampler, logits, expected, draws=20_000):
     expected = np.asarray(expected)
-    found = frequencies(choose, logits, draws)
+    found = frequencies(sampler, logits, draws)
     # Five standard errors: one in two million; what cannot come never does.
     assert (np.abs(found - expected) <= 5 * np.sqrt(expected * (1 - expected) / draws)).all()
 
@@ -518,7 +518,7 @@ def test_a_row_of_beams_does_not_depend_on_the_others(case):
 
 TRANSLATORS = {
     "tiny": TinyTranslator(),
-    "transformer": transformer.translator(V, V, 16, 2, 2, 32, context=32),
+    "transformer": encoder_decoder.transformer(V, V, 16, 2, 2, 32, context=32),
     "gru": AttentionTranslator(V, V, 8, 8, kernel_init=nn.initializers.normal(0.5)),
 }
 
@@ -562,10 +562,10 @@ def test_beams_look_at_their_own_source(translator):
 
 
 def test_a_text_beyond_the_context_goes_on_from_its_second_half():
-    model = transformer.gpt(11, 8, 16, 1, 2)
+    model = causal_lm.gpt2(11, 8, 16, 1, 2)
     prompt = jnp.array([[1, 2, 3], [4, 5, 6]])
     variables = jax.jit(model.init)(jax.random.key(0), prompt)
-    found = generate.write(model, variables, prompt, 20, jax.random.key(1), generate.greedy)
+    found = generate.generate(model, variables, prompt, 20, jax.random.key(1), generate.greedy)
     assert found.shape == (2, 20)
     short = generate.sample(model, variables, prompt, 5, jax.random.key(1))
     np.testing.assert_array_equal(found[:, :5], short)
@@ -573,7 +573,7 @@ def test_a_text_beyond_the_context_goes_on_from_its_second_half():
     more = generate.sample(model, variables, seen, 4, jax.random.key(1))
     np.testing.assert_array_equal(found[:, 5:9], more)
     with pytest.raises(UserError, match="a context of 8 tokens a prompt has 1 to 4"):
-        generate.write(
+        generate.generate(
             model, variables, seen[:, [0, 1, 2, 3, 0]], 20, jax.random.key(1), generate.greedy
         )
 

@@ -13,7 +13,7 @@ from jaxmodels import objectives, sharding, train, tree
 from jaxmodels.experiment.experiment import tensor_dims
 from jaxmodels.layers.cells import GRU, LSTM
 from jaxmodels.layers.recurrent import Recurrent
-from jaxmodels.models import autoencoder, resnet, transformer, vae
+from jaxmodels.models import autoencoder, causal_lm, encoder_decoder, resnet, vae
 from jaxmodels.models.cnn import ConvNet, LeNet
 from jaxmodels.models.hierarchical_vae import burda_vae
 from jaxmodels.models.mlp import MLP
@@ -66,14 +66,14 @@ TABLE = {
     "language model": (objectives.next_token(LanguageModel(16, layer(GRU()), 2, 8)), tokens()),
     "carried": (objectives.truncated(LanguageModel(16, layer(LSTM()), 1, 8)), carried()),
     "gru translator": (objectives.seq2seq(AttentionTranslator(16, 16, 8, 16, 0.0)), pairs()),
-    "gpt": (objectives.next_token(transformer.gpt(16, 8, 16, 2, 2)), tokens()),
+    "gpt": (objectives.next_token(causal_lm.gpt2(16, 8, 16, 2, 2)), tokens()),
     "gpt chunked": (
-        objectives.next_token_in_chunks(transformer.gpt(16, 8, 16, 2, 2, chunk=2)),
+        objectives.next_token_in_chunks(causal_lm.gpt2(16, 8, 16, 2, 2, chunk=2)),
         tokens(),
     ),
-    "llama": (objectives.next_token(transformer.llama(16, 8, 16, 2, 4, 2, 32)), tokens()),
+    "llama": (objectives.next_token(causal_lm.llama(16, 8, 16, 2, 4, 2, 32)), tokens()),
     "translator": (
-        objectives.seq2seq(transformer.translator(*SIZES, 0.0, tied=False)),
+        objectives.seq2seq(encoder_decoder.transformer(*SIZES, 0.0, tied=False)),
         pairs(),
     ),
     "autoencoder": (

@@ -17,7 +17,7 @@ from jaxmodels.data import placeholders
 from jaxmodels.errors import UserError
 from jaxmodels.experiment import Options, run
 from jaxmodels.experiment.planning import plan_for, tried
-from jaxmodels.models.transformer import gpt, gpt3_175b
+from jaxmodels.models.causal_lm import gpt2, gpt3_175b
 from jaxmodels.sharding import match
 
 needs_libtpu = pytest.mark.skipif(
@@ -121,7 +121,7 @@ def test_an_axis_that_does_not_split_the_products_is_no_gain():
 def test_the_axes_that_do_not_divide_a_param_are_told():
     target = plan.target("cpu:8")
     mesh = sharding.mesh("fsdp=2,tensor=4", target.devices)
-    model = gpt(vocab_size=257, context=64, width=96, depth=1, num_heads=6)
+    model = gpt2(vocab_size=257, context=64, width=96, depth=1, num_heads=6)
     example = {name: jax.ShapeDtypeStruct((8, 64), jnp.int32) for name in ("tokens", "targets")}
     objective, rule = objectives.next_token(model), sharding.tensor(model.tensor_dims)
     state = train.abstract(objective, optax.sgd(0.1), example, mesh, rule)

@@ -16,7 +16,8 @@ from jaxmodels.errors import UserError
 from jaxmodels.kernels import additive_attention
 from jaxmodels.layers.cells import GRU, LSTM, Elman, OriginalGRU
 from jaxmodels.layers.recurrent import Recurrent
-from jaxmodels.models import transformer
+from jaxmodels.models import encoder_decoder
+from jaxmodels.models.causal_lm import gpt2, llama
 from jaxmodels.models.rnn import (
     Classifier,
     LanguageModel,
@@ -26,7 +27,6 @@ from jaxmodels.models.rnn import (
     ptb_small,
 )
 from jaxmodels.models.rnn_encoder_decoder import AttentionTranslator
-from jaxmodels.models.transformer import gpt, llama
 from jaxmodels.typing import CARRY
 
 SAME = {"rtol": 2e-5, "atol": 2e-5}
@@ -66,11 +66,11 @@ TABLE = {
         tokens(5),
     ),
     "translator": (AttentionTranslator(11, 11, 8, 16, 0.1, init), tokens(6, 5)),
-    "gpt": (gpt(11, 8, 16, 2, 2, 0.1), tokens(6)),
+    "gpt": (gpt2(11, 8, 16, 2, 2, 0.1), tokens(6)),
     # Of three tokens: it has no positions of its own, and cannot count a token's repetitions.
     "llama": (llama(11, 8, 16, 2, 4, 2, 24, tied=True), tokens(3)),
-    "transformer": (transformer.translator(11, 11, 16, 2, 2, 32, context=8), tokens(6, 5)),
-    "transformer, shared": (transformer.translator(None, 11, 16, 1, 4, 32, 0.0), tokens(4, 5)),
+    "transformer": (encoder_decoder.transformer(11, 11, 16, 2, 2, 32, context=8), tokens(6, 5)),
+    "transformer, shared": (encoder_decoder.transformer(None, 11, 16, 1, 4, 32, 0.0), tokens(4, 5)),
 }
 
 

@@ -13,8 +13,9 @@ from jaxmodels.errors import UserError
 from jaxmodels.layers import attention, positions
 from jaxmodels.layers.blocks import Block, pre_norm
 from jaxmodels.losses import cross_entropy, in_chunks
-from jaxmodels.models import transformer
-from jaxmodels.models.transformer import GPT, gpt, llama, translator
+from jaxmodels.models import causal_lm, encoder_decoder
+from jaxmodels.models.causal_lm import CausalLM, gpt2, llama
+from jaxmodels.models.encoder_decoder import transformer
 from jaxmodels.typing import CARRY
 
 SAME = {"rtol": 2e-5, "atol": 2e-5}
@@ -27,17 +28,17 @@ def alibi_gpt(**options):
     made = functools.partial(
         attention.SelfAttention, 4, 2, causal=True, window=4, bias=positions.alibi
     )
-    base = gpt(11, 16, 16, 2, 4)
+    base = gpt2(11, 16, 16, 2, 4)
     block = functools.partial(Block, made, *base.block.args[1:])
-    return GPT(11, 16, 16, 2, block, positions=None, **options)
+    return CausalLM(11, 16, 16, 2, block, positions=None, **options)
 
 
 CAUSAL = {
-    "gpt": gpt(11, 16, 16, 2, 4),
+    "gpt": gpt2(11, 16, 16, 2, 4),
     "llama": llama(11, 16, 16, 2, 4, 2, 24),
     "alibi, window": alibi_gpt(),
 }
-PAIR = translator(11, 11, 16, 2, 4, 32, context=16)
+PAIR = transformer(11, 11, 16, 2, 4, 32, context=16)
 ONE = sharding.mesh(devices=jax.devices()[:1])
 TOKENS = jnp.arange(18).reshape(2, 9) * 7 % 10 + 1
 
@@ -131,7 +132,7 @@ def test_packed_documents_do_not_see_each_other(name):
 
 
 def test_attention_weights_are_left_where_they_are_asked_for():
-    look = jax.jit(functools.partial(transformer.cross_attention, PAIR))
+    look = jax.jit(functools.partial(encoder_decoder.cross_attention, PAIR))
     memory_weights = look(variables("pair"), TOKENS, TOKENS[:, :5])
     assert memory_weights.shape == (2, 4, 5, 9)
     np.testing.assert_allclose(memory_weights.sum(-1), 1, rtol=1e-5)
@@ -147,7 +148,7 @@ def test_attention_weights_are_left_where_they_are_asked_for():
 
 def test_a_deep_stack_is_no_longer_program_than_a_shallow_one():
     def lines(depth, **options):
-        model = gpt(11, 16, 16, depth, 4, **options)
+        model = gpt2(11, 16, 16, depth, 4, **options)
         params = jax.eval_shape(model.init, key(0), TOKENS)
         return len(
             jax.jit(jax.grad(lambda v: model.apply(v, TOKENS).sum()))
@@ -168,7 +169,7 @@ def test_rematerialisation_and_unrolling_change_no_gradient(policy):
 
         return jax.jit(jax.grad(loss))(variables("gpt")["params"])
 
-    remat = gpt(11, 16, 16, 2, 4, remat=getattr(jax.checkpoint_policies, policy), unroll=2)
+    remat = gpt2(11, 16, 16, 2, 4, remat=getattr(jax.checkpoint_policies, policy), unroll=2)
     near = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
     jax.tree.map(near, gradient(remat), gradient(CAUSAL["gpt"]))
 
@@ -242,7 +243,7 @@ def test_chunks_change_neither_losses_nor_gradients(chunk):
 
 
 def test_in_chunks_the_logits_never_stand_in_memory_together():
-    V, model = 50_257, gpt(50_257, 64, 8, 1, 2, chunk=2)
+    V, model = 50_257, gpt2(50_257, 64, 8, 1, 2, chunk=2)
     batch = {name: jnp.zeros((16, 64), jnp.int32) for name in ("tokens", "targets")}
 
     def memory(objective):
@@ -310,7 +311,7 @@ def test_packed_documents_are_trained_on_and_judged_as_each_alone():
 
 
 def test_pre_norm_translators_end_with_norms():
-    model = translator(11, 11, 16, 2, 4, 32, context=16, residual=pre_norm)
+    model = transformer(11, 11, 16, 2, 4, 32, context=16, residual=pre_norm)
     params = jax.jit(model.init)(key(0), TOKENS, TOKENS)["params"]
     assert {"encoder_norm", "decoder_norm"} < set(params)
     assert not {"encoder_norm", "decoder_norm"} & set(variables("pair")["params"])
@@ -336,22 +337,22 @@ def test_label_smoothing_reports_the_plain_loss_too():
 @pytest.mark.parametrize(
     ("make", "published"),
     [
-        (transformer.gpt2_small, 124_439_808),
-        (transformer.gpt2_medium, 354_823_168),
-        (transformer.gpt2_large, 774_030_080),
-        (transformer.gpt2_xl, 1_557_611_200),
-        (transformer.nanogpt_cpu, 804_096),
-        (transformer.nanogpt, 10_745_088),
-        (transformer.llama2_7b, 6_738_415_616),
-        (transformer.llama3_8b, 8_030_261_248),
-        (transformer.transformer_base, 63_082_496),
-        (transformer.transformer_big, 214_245_376),
-        (functools.partial(transformer.transformer_multi30k, 7_853, 5_893), 9_038_341),
+        (causal_lm.gpt2_small, 124_439_808),
+        (causal_lm.gpt2_medium, 354_823_168),
+        (causal_lm.gpt2_large, 774_030_080),
+        (causal_lm.gpt2_xl, 1_557_611_200),
+        (causal_lm.nanogpt_cpu, 804_096),
+        (causal_lm.nanogpt, 10_745_088),
+        (causal_lm.llama2_7b, 6_738_415_616),
+        (causal_lm.llama3_8b, 8_030_261_248),
+        (encoder_decoder.transformer_base, 63_082_496),
+        (encoder_decoder.transformer_big, 214_245_376),
+        (functools.partial(encoder_decoder.transformer_multi30k, 7_853, 5_893), 9_038_341),
     ],
 )
 def test_parameter_count_is_the_published_one(make, published):
     model, ids = make(), jax.ShapeDtypeStruct((1, 4), jnp.int32)
-    inputs = (ids,) if isinstance(model, GPT) else (ids, ids)
+    inputs = (ids,) if isinstance(model, CausalLM) else (ids, ids)
     params = jax.eval_shape(model.init, key(0), *inputs)["params"]
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == published
 
@@ -365,4 +366,4 @@ def test_a_sequence_longer_than_the_context_is_refused():
 
 def test_heads_that_do_not_divide_the_width_are_refused():
     with pytest.raises(UserError, match="16 features cannot be split into 3 heads"):
-        jax.eval_shape(gpt(11, 16, 16, 1, 3).init, key(0), TOKENS)
+        jax.eval_shape(gpt2(11, 16, 16, 1, 3).init, key(0), TOKENS)

@@ -10,7 +10,7 @@ import pytest
 from scipy import special
 
 from jaxmodels.layers import feedforward, positions
-from jaxmodels.models import transformer
+from jaxmodels.models import causal_lm, encoder_decoder
 
 # Float32 rounds at 6e-8, and two layers add to it.
 SAME = {"rtol": 1e-5, "atol": 1e-5}
@@ -20,10 +20,10 @@ with np.load(Path(__file__).parent / "transformer_reference.npz") as file:
 """Weights in, and logits of, torch 2.13, by `transformer_reference.py`."""
 
 MODELS = {
-    "gpt": (transformer.gpt(11, 9, 8, 2, 2), ("tokens",)),
-    "llama": (transformer.llama(11, 9, 16, 2, 4, 2, 24), ("tokens",)),
+    "gpt": (causal_lm.gpt2(11, 9, 8, 2, 2), ("tokens",)),
+    "llama": (causal_lm.llama(11, 9, 16, 2, 4, 2, 24), ("tokens",)),
     "pair": (
-        transformer.transformer_multi30k(10, 11, 8, 2, 2, 12, context=9),
+        encoder_decoder.transformer_multi30k(10, 11, 8, 2, 2, 12, context=9),
         ("source", "tokens"),
     ),
 }

@@ -11,11 +11,11 @@ import pytest
 from jaxmodels import generate
 from jaxmodels.data import text
 from jaxmodels.errors import UserError
-from jaxmodels.models import transformer
+from jaxmodels.models import encoder_decoder
 from jaxmodels.special_tokens import truncate_at_eos
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
-PAIR = transformer.translator(11, 11, 8, 1, 2, 16, context=9, tied=False)
+PAIR = encoder_decoder.transformer(11, 11, 8, 1, 2, 16, context=9, tied=False)
 SOURCE = jnp.arange(24).reshape(4, 6) * 5 % 7 + 4
 
 

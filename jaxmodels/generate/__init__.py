@@ -5,18 +5,19 @@ state in the collection `carry`: recurrent networks and Transformers, alone or b
 """
 
 from jaxmodels.generate.beam import beam_search
-from jaxmodels.generate.incremental import Decoder, causal, conditional
-from jaxmodels.generate.long_context import write, writer
+from jaxmodels.generate.incremental import IncrementalDecoder, causal, conditional
+from jaxmodels.generate.long_context import generate, writer
 from jaxmodels.generate.samplers import greedy, temperature, top_k, top_p
 from jaxmodels.generate.sampling import decode, sample
 from jaxmodels.generate.translation import translate, translator
 
 __all__ = [
-    "Decoder",
+    "IncrementalDecoder",
     "beam_search",
     "causal",
     "conditional",
     "decode",
+    "generate",
     "greedy",
     "sample",
     "temperature",
@@ -24,6 +25,5 @@ __all__ = [
     "top_p",
     "translate",
     "translator",
-    "write",
     "writer",
 ]

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from jaxmodels.errors import UserError
-from jaxmodels.generate.incremental import Decoder, Tokens, check_prompt
+from jaxmodels.generate.incremental import IncrementalDecoder, Tokens, check_prompt
 from jaxmodels.typing import Array
 
 
 def beam_search(
-    decoder: Decoder,
+    decoder: IncrementalDecoder,
     variables: Any,
     prompt: Int[Tokens, "B T"],
     length: int,
@@ -60,7 +60,7 @@ class _Search(NamedTuple):
 
 @partial(jax.jit, static_argnames=("length", "beams"))
 def _beam_search(
-    decoder: Decoder,
+    decoder: IncrementalDecoder,
     variables: Any,
     prompt: Array,
     length: int,

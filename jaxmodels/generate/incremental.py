@@ -18,7 +18,7 @@ Tokens = Array | np.ndarray
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Decoder:
+class IncrementalDecoder:
     """A model whose state is the collection `carry`, and what it looks at besides its tokens.
 
     A pytree of `memory`, whose leaves are (B, ...). Anything with `start`, `step`, `context`,
@@ -66,14 +66,14 @@ class Decoder:
         return {} if self.method is None else {"method": self.method}
 
 
-def causal(model: Model) -> Decoder:
+def causal(model: Model) -> IncrementalDecoder:
     """A language model."""
-    return Decoder(model)
+    return IncrementalDecoder(model)
 
 
-def conditional(model: Model, memory: Any) -> Decoder:
+def conditional(model: Model, memory: Any) -> IncrementalDecoder:
     """The decoder of an encoder-decoder; `memory` is what its `encode` returned."""
-    return Decoder(model, "decode", (memory,))
+    return IncrementalDecoder(model, "decode", (memory,))
 
 
 def check_prompt(decoder: Any, prompt: Tokens, length: int) -> None:
@@ -89,7 +89,7 @@ def check_prompt(decoder: Any, prompt: Tokens, length: int) -> None:
         )
     if length < 1:
         raise UserError(f"The length is how many tokens to add, from 1 up; got {length}.")
-    check_tokens(prompt, decoder.vocab_size)
+    check_token_ids(prompt, decoder.vocab_size)
     total, context = prompt.shape[1] + length, decoder.context
     if context is not None and total > context:
         raise UserError(
@@ -98,7 +98,7 @@ def check_prompt(decoder: Any, prompt: Tokens, length: int) -> None:
         )
 
 
-def check_tokens(tokens: Tokens, vocab_size: int | None) -> None:
+def check_token_ids(tokens: Tokens, vocab_size: int | None) -> None:
     """Raise `UserError` for ids outside 0..vocab_size - 1; traced ones are not looked at."""
     if vocab_size is None or isinstance(tokens, Tracer) or tokens.size == 0:
         return

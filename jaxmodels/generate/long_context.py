@@ -8,18 +8,18 @@ import jax.numpy as jnp
 from jaxtyping import Int
 
 from jaxmodels.errors import UserError
-from jaxmodels.generate.samplers import Chooser, temperature
+from jaxmodels.generate.samplers import Sampler, temperature
 from jaxmodels.generate.sampling import sample
 from jaxmodels.typing import Array, Key, Model
 
 
-def write(
+def generate(
     model: Model,
     variables: Any,
     prompt: Int[Array, "B T"],
     length: int,
     key: Key,
-    choose: Chooser,
+    sampler: Sampler,
 ) -> Int[Array, "B length"]:
     """`sample` for any length: beyond the context the model goes on from the last half of it.
 
@@ -28,7 +28,7 @@ def write(
     """
     context = getattr(model, "context", None)
     if context is None or prompt.shape[1] + length <= context:
-        return sample(model, variables, prompt, length, key, choose)
+        return sample(model, variables, prompt, length, key, sampler)
     half = context // 2
     if not 0 < prompt.shape[1] <= half:
         raise UserError(
@@ -44,7 +44,7 @@ def write(
             seen,
             context - seen.shape[1],
             jax.random.fold_in(key, text.shape[1]),
-            choose,
+            sampler,
         )
         text = jnp.concatenate([text, more], axis=1)
     return text[:, prompt.shape[1] :][:, :length]
@@ -57,6 +57,6 @@ def writer(
     start = jnp.broadcast_to(jnp.asarray(prompt, jnp.int32)[None], (rows, len(prompt)))
 
     def draw(variables: Any, t: float) -> Int[Array, "rows length"]:
-        return write(model, variables, start, length, jax.random.key(0), temperature(t))
+        return generate(model, variables, start, length, jax.random.key(0), temperature(t))
 
     return draw

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from jaxmodels.errors import UserError
 from jaxmodels.typing import Array, Key
 
-Chooser = Callable[[Key, Array], Array]
+Sampler = Callable[[Key, Array], Array]
 
 
 def greedy(key: Key, logits: Float[Array, "B V"]) -> Int[Array, "B"]:
@@ -25,7 +25,7 @@ def greedy(key: Key, logits: Float[Array, "B V"]) -> Int[Array, "B"]:
     return logits.argmax(axis=-1).astype(jnp.int32)
 
 
-def temperature(t: float) -> Chooser:
+def temperature(t: float) -> Sampler:
     """Draw from softmax(logits / t): 1 is the model's own distribution, near 0 is greedy.
 
     Raises `UserError` unless t is a positive number.
@@ -33,7 +33,7 @@ def temperature(t: float) -> Chooser:
     return Partial(_tempered, _positive(t))
 
 
-def top_k(k: int, temperature: float = 1.0) -> Chooser:
+def top_k(k: int, temperature: float = 1.0) -> Sampler:
     """Draw from softmax(logits / temperature) among the k likeliest tokens.
 
     Fan et al., 2018, "Hierarchical neural story generation", section 5.1. A k above V counts as V;
@@ -44,7 +44,7 @@ def top_k(k: int, temperature: float = 1.0) -> Chooser:
     return Partial(_among(k), _positive(temperature), 1.0)
 
 
-def top_p(p: float, temperature: float = 1.0, k: int | None = None) -> Chooser:
+def top_p(p: float, temperature: float = 1.0, k: int | None = None) -> Sampler:
     """Draw from softmax(logits / temperature) among its `nucleus`.
 
     With k, the nucleus is that of the k likeliest tokens.

@@ -10,8 +10,8 @@ from jax.tree_util import Partial
 from jaxtyping import Bool, Int
 
 from jaxmodels.errors import UserError
-from jaxmodels.generate.incremental import Decoder, Tokens, causal, check_prompt
-from jaxmodels.generate.samplers import Chooser, greedy
+from jaxmodels.generate.incremental import IncrementalDecoder, Tokens, causal, check_prompt
+from jaxmodels.generate.samplers import Sampler, greedy
 from jaxmodels.typing import Array, Key, Model
 
 
@@ -21,7 +21,7 @@ def sample(
     prompt: Int[Tokens, "B T"],
     length: int,
     key: Key,
-    choose: Chooser = greedy,
+    sampler: Sampler = greedy,
     stop: int | None = None,
     pad: int = 0,
     lengths: Int[Tokens, " B"] | None = None,
@@ -31,22 +31,22 @@ def sample(
     The prompt is read in one call, then each token in one. A row that chose `stop` keeps it and
     is filled with `pad`; when all rows have ended, the loop ends. Prompts of unequal `lengths`
     stand at the beginnings of their rows; what the shortest has is read in one call. Compiled once
-    for a shape of the prompt, its shortest row, a length and a kind of chooser, for all keys and
+    for a shape of the prompt, its shortest row, a length and a kind of sampler, for all keys and
     temperatures.
 
     Raises `UserError` for an empty prompt, tokens that the model does not know, a length below 1,
     and where prompt and length together exceed the model's context.
     """
-    return decode(causal(model), variables, prompt, length, key, choose, stop, pad, lengths)
+    return decode(causal(model), variables, prompt, length, key, sampler, stop, pad, lengths)
 
 
 def decode(
-    decoder: Decoder,
+    decoder: IncrementalDecoder,
     variables: Any,
     prompt: Int[Tokens, "B T"],
     length: int,
     key: Key,
-    choose: Chooser = greedy,
+    sampler: Sampler = greedy,
     stop: int | None = None,
     pad: int = 0,
     lengths: Int[Tokens, " B"] | None = None,
@@ -62,10 +62,10 @@ def decode(
         raise UserError(
             f"The prompts' lengths are {B} numbers from 1 to {T}, one for each row; got {lengths}."
         )
-    chooser = choose if isinstance(choose, Partial) else Partial(choose)
+    traced = sampler if isinstance(sampler, Partial) else Partial(sampler)
     stop = -1 if stop is None else stop  # no token has this id
     shortest = int(lengths.min())
-    return _decode(decoder, variables, prompt, lengths, shortest, length, key, chooser, stop, pad)
+    return _decode(decoder, variables, prompt, lengths, shortest, length, key, traced, stop, pad)
 
 
 class _State(NamedTuple):
@@ -80,14 +80,14 @@ class _State(NamedTuple):
 
 @partial(jax.jit, static_argnames=("shortest", "length"))
 def _decode(
-    decoder: Decoder,
+    decoder: IncrementalDecoder,
     variables: Any,
     prompt: Array,
     lengths: Array,
     shortest: int,
     length: int,
     key: Key,
-    choose: Any,
+    sampler: Any,
     stop: Array,
     pad: Array,
 ) -> Array:
@@ -99,7 +99,7 @@ def _decode(
 
     def follow(n: Array, logits: Array, carry: Any, ended: Array, tokens: Array) -> _State:
         """What stands at place n: the prompt's token, or one that is chosen and kept."""
-        chosen = choose(jax.random.fold_in(key, n - shortest), logits).astype(jnp.int32)
+        chosen = sampler(jax.random.fold_in(key, n - shortest), logits).astype(jnp.int32)
         given = n < lengths
         token = jnp.where(given, prompt[:, jnp.minimum(n, T - 1)], jnp.where(ended, pad, chosen))
         at = jnp.where(given, length, n - lengths)  # beyond the end, nothing is written

@@ -11,7 +11,13 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxmodels.generate.beam import beam_search, check_beams
-from jaxmodels.generate.incremental import Decoder, Tokens, causal, check_prompt, check_tokens
+from jaxmodels.generate.incremental import (
+    IncrementalDecoder,
+    Tokens,
+    causal,
+    check_prompt,
+    check_token_ids,
+)
 from jaxmodels.generate.sampling import decode
 from jaxmodels.special_tokens import BOS, EOS, PAD
 from jaxmodels.typing import Array, Model
@@ -36,7 +42,7 @@ def translator(
     vocabulary = getattr(model, "source_vocab", None) or getattr(model, "vocab_size", None)
 
     def translated(variables: Any, source: Int[Tokens, "B S"]) -> Int[Array, "B length"]:
-        check_tokens(source, vocabulary)
+        check_token_ids(source, vocabulary)
         decoder = _Sentences(model, "decode", (_encode(model, variables, source),))
         start = jnp.full((source.shape[0], 1), BOS, jnp.int32)
         if beam_size == 1:
@@ -60,7 +66,7 @@ def translate(
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class _Sentences(Decoder):
+class _Sentences(IncrementalDecoder):
     """A decoder that writes words, and the end."""
 
     def step(

@@ -11,7 +11,7 @@ BLOCK, MOST = 64, 16
 """Queries at a time, and the most blocks that a program is made of."""
 
 
-def in_blocks(
+def blockwise_attention(
     q: Float[Array, "B T N H"], k: Float[Array, "B T N H"], v: Float[Array, "B T N H"]
 ) -> Float[Array, "B T N H"]:
     """softmax(q k / sqrt(H)) v over what is not ahead, T a multiple of `BLOCK`.
@@ -26,8 +26,10 @@ def in_blocks(
     return jnp.swapaxes(jnp.concatenate(blocks, axis=2), 1, 2)
 
 
-def has_blocks(q: Array, k: Array, mask: Array | None, bias: Array | None, causal: bool) -> bool:
-    """Whether `in_blocks` is for this, in a program for a CPU."""
+def supports_blockwise(
+    q: Array, k: Array, mask: Array | None, bias: Array | None, causal: bool
+) -> bool:
+    """Whether `blockwise_attention` is for this, in a program for a CPU."""
     mesh = jax.sharding.get_abstract_mesh()
     target = mesh.abstract_device
     return (

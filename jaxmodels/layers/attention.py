@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from jaxmodels.errors import UserError
-from jaxmodels.kernels.blockwise_attention import has_blocks, in_blocks
+from jaxmodels.kernels.blockwise_attention import blockwise_attention, supports_blockwise
 from jaxmodels.layers.dense import DenseGeneral
 from jaxmodels.layers.initializers import Initializer, per_part_init
 from jaxmodels.typing import CARRY, Array
@@ -163,8 +163,8 @@ def attend(
     window: int | None = None,
 ) -> Float[Array, "B T N H"]:
     """softmax(q k / sqrt(H) + bias) v over the keys that mask, order and window let through."""
-    if window is None and has_blocks(q, k, mask, bias, causal):
-        return in_blocks(q, k, v)
+    if window is None and supports_blockwise(q, k, mask, bias, causal):
+        return blockwise_attention(q, k, v)
     return jax.nn.dot_product_attention(
         *(q, k, v, bias, mask),
         is_causal=causal,
@@ -223,7 +223,7 @@ def same_segment(segments: Int[Array, "B T"]) -> Bool[Array, "B 1 T T"]:
     return (segments[:, :, None] == segments[:, None, :])[:, None]
 
 
-def places(segments: Int[Array, "B T"]) -> Int[Array, "B T"]:
+def segment_positions(segments: Int[Array, "B T"]) -> Int[Array, "B T"]:
     """The position of each token in its document, 0 for the first, of packed rows."""
     index = jnp.broadcast_to(jnp.arange(segments.shape[1])[None], segments.shape)
     new = segments != jnp.roll(segments, 1, axis=1)

@@ -1,18 +1,29 @@
 """The block that all Transformers are stacks of, and the stack."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 from jaxtyping import Bool, Float, Int
 
-from jaxmodels.layers.constraints import rows
+from jaxmodels.layers.constraints import constrain_batch
 from jaxmodels.layers.dropout import Dropout
 from jaxmodels.typing import CARRY, Array
 
 Make = Callable[..., nn.Module]
 Sublayer = Callable[[Array], Array]
 Residual = Callable[[Sublayer, Sublayer, Array], Array]
+
+layer_norm = functools.partial(nn.LayerNorm, epsilon=1e-5)
+"""LayerNorm with PyTorch's epsilon, which published weights were trained with."""
+BLOCK_DIMS = {
+    "attention/(query|key_value)/": -2,
+    "attention/out/kernel": -3,
+    "feedforward/(hidden|gate)/": -1,
+    "feedforward/out/kernel": -2,
+}
+"""The dimensions of a block that may be split over devices: heads, and hidden features."""
 
 
 def pre_norm(norm: Sublayer, sublayer: Sublayer, x: Array) -> Array:
@@ -126,4 +137,6 @@ class _Layer(nn.Module):
     @nn.compact
     def __call__(self, x: Array, memory: Any, context: dict[str, Any]) -> tuple[Array, None]:
         block = self.block(name="block")
-        return rows(block(rows(x), memory, train=self.train, carry=self.carry, **context)), None
+        return constrain_batch(
+            block(constrain_batch(x), memory, train=self.train, carry=self.carry, **context)
+        ), None

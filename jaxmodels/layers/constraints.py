@@ -10,7 +10,7 @@ from jax.sharding import AxisType, PartitionSpec
 from jaxmodels.typing import BATCH_AXES, Array
 
 
-def rows(x: Array) -> Array:
+def constrain_batch(x: Array) -> Array:
     """x (B, T, ...) with its rows split as the batch's are, and its tokens over `sequence`.
 
     Without this XLA's partitioner, given kernels that `fsdp` splits, leaves every device the whole
@@ -22,7 +22,7 @@ def rows(x: Array) -> Array:
     return x if spec is None else jax.lax.with_sharding_constraint(x, spec)
 
 
-def on_own_rows(fn: Callable[..., Any], params: Any, *arrays: Array) -> Any:
+def per_shard(fn: Callable[..., Any], params: Any, *arrays: Array) -> Any:
     """fn(params, *arrays), of arrays (B, T, ...) of which each device computes what it holds.
 
     `fn` must treat each token alone. The params are gathered once, and their gradients summed

@@ -11,7 +11,7 @@ from jaxmodels.errors import UserError
 from jaxmodels.typing import CARRY, Array
 
 
-class Counter(nn.Module):
+class Positions(nn.Module):
     """The positions of tokens: from 0 on, or from where the last call ended."""
 
     @nn.compact

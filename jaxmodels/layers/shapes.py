@@ -33,3 +33,19 @@ def check_fan_in(module: nn.Module, layer: str, x: Array) -> None:
         "image_shape=...)`, sequences with as many features in each step), or initialise the model "
         "anew."
     )
+
+
+def check_length(tokens: Array, context: int) -> None:
+    """Raise `UserError` for a sequence that is longer than the context."""
+    if tokens.shape[1] > context:
+        raise UserError(
+            f"A sequence of {tokens.shape[1]} tokens is longer than the model's context of "
+            f"{context}. Cut it, or make the model with a larger `context`."
+        )
+
+
+def check_sizes(**sizes: int) -> None:
+    """Raise `UserError` unless all sizes are at least 1."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise UserError(f"A Transformer's {name} is at least 1; got {size}.")

@@ -33,7 +33,7 @@ def next_token(model: Model, split: Any, unit: str = "token", batch_size: int = 
 def next_token_in_chunks(
     model: Model, split: Any, unit: str = "token", batch_size: int = 64
 ) -> Evaluation:
-    """`next_token` of a model with a method `judged(tokens, targets)`.
+    """`next_token` of a model with a method `token_scores(tokens, targets)`.
 
     Its logits never stand in memory together, which a large vocabulary asks for.
     """
@@ -41,7 +41,7 @@ def next_token_in_chunks(
     def statistics(found: tuple[Array, Array], batch: Batch) -> dict[str, Array]:
         return token_sums(*found, _counted(batch))
 
-    asked = Method(model, "judged")
+    asked = Method(model, "token_scores")
     return Evaluation(asked, split, scored_inputs, statistics, token_figures(unit), batch_size)
 
 

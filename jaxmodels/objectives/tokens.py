@@ -30,7 +30,7 @@ def truncated(model: Model) -> Objective:
 
 
 def next_token_in_chunks(model: Model) -> Objective:
-    """`next_token` of a model with a method `losses(tokens, targets)`.
+    """`next_token` of a model with a method `token_losses(tokens, targets)`.
 
     Its logits never stand in memory together, which a large vocabulary asks for.
     """
@@ -39,7 +39,7 @@ def next_token_in_chunks(model: Model) -> Objective:
         del batch
         return losses, {}
 
-    return Objective(Method(model, "losses"), scored_inputs, score, valid=valid_targets)
+    return Objective(Method(model, "token_losses"), scored_inputs, score, valid=valid_targets)
 
 
 def seq2seq(model: Model, label_smoothing: float = 0.0) -> Objective:
