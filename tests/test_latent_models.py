@@ -108,10 +108,13 @@ def outputs_of(case, params, *inputs, samples=3):
 
 def test_outputs_have_a_row_each_and_are_float32(case):
     outputs = outputs_of(case, case.params, *case.inputs)
-    shape = (8, 3) if case.draws else case.batch["image"].shape
-    for leaf in jax.tree.leaves(outputs):
-        assert leaf.shape == shape
-        assert leaf.dtype == jnp.float32
+    if case.draws:
+        H, W, C = case.model.decoder.image_shape
+        assert outputs.outputs.shape == (8, 3, H, W, C)
+        assert outputs.kl.shape == outputs.log_ratio.shape == (8, 3)
+    else:
+        assert outputs.shape == case.batch["image"].shape
+    assert {leaf.dtype for leaf in jax.tree.leaves(outputs)} == {jnp.dtype("float32")}
     decoded = case.decoded(case.params, *case.inputs)
     assert decoded.shape == case.batch["image"].shape
     assert decoded.dtype == jnp.float32

@@ -21,6 +21,11 @@ class Cast:
     model: Model
     dtype: Any = jnp.bfloat16
 
+    def __getattr__(self, name: str) -> Any:
+        if name == "model":  # while it is being copied
+            raise AttributeError(name)
+        return getattr(self.model, name)
+
     def init(self, *args: Any, **kwargs: Any) -> Any:
         """Make the variables, in float32."""
         return self.model.init(*args, **kwargs)

@@ -19,7 +19,7 @@ from jaxmodels.typing import Array, Batch, Model
 Inputs = Callable[[Batch], tuple]
 
 
-def elbo(model: Model, split: Any, inputs: Inputs = image_input) -> Evaluation:
+def elbo(model: Any, split: Any, inputs: Inputs = image_input) -> Evaluation:
     """Judge a model with latents by the evidence lower bound, of one draw for each image.
 
     Figures: `nll` = `reconstruction` + `kl`, an upper bound of -log p(x); `elbo`, the same with the
@@ -28,8 +28,9 @@ def elbo(model: Model, split: Any, inputs: Inputs = image_input) -> Evaluation:
 
     def statistics(draws: Any, batch: Batch) -> dict[str, Array]:
         mask = batch["mask"]
+        log_likelihood = model.likelihood.log_prob_sum(batch["image"], draws.outputs)
         return {
-            "reconstruction": _sum(-draws.log_likelihood.mean(axis=1), mask),
+            "reconstruction": _sum(-log_likelihood.mean(axis=1), mask),
             "kl": _sum(draws.kl.mean(axis=1), mask),
             **_counts(batch),
         }
@@ -43,7 +44,7 @@ def elbo(model: Model, split: Any, inputs: Inputs = image_input) -> Evaluation:
 
 
 def iwae(
-    model: Model, split: Any, samples: int = 5_000, chunk: int = 50, inputs: Inputs = image_input
+    model: Any, split: Any, samples: int = 5_000, chunk: int = 50, inputs: Inputs = image_input
 ) -> Evaluation:
     """Judge a model with latents by an estimate of -log p(x) from `samples` weighted draws.
 
@@ -101,7 +102,7 @@ class Weighted:
     log(1/k sum p(x, z) / q(z|x)) over k = `samples` draws, of which `chunk` are made at a time.
     """
 
-    model: Model
+    model: Any
     samples: int
     chunk: int
 
@@ -117,7 +118,8 @@ class Weighted:
         def add(total: Array, n: Array) -> tuple[Array, None]:
             keys = {name: jax.random.fold_in(key, n) for name, key in rngs.items()}
             draws = self.model.apply(variables, *inputs, samples=self.chunk, rngs=keys, **kwargs)
-            found = jax.nn.logsumexp(draws.log_likelihood - draws.log_ratio, axis=1)
+            log_likelihood = self.model.likelihood.log_prob_sum(inputs[0], draws.outputs)
+            found = jax.nn.logsumexp(log_likelihood - draws.log_ratio, axis=1)
             return jnp.logaddexp(total, found), None
 
         start = jnp.full(len(inputs[0]), -jnp.inf)

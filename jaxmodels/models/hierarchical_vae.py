@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jaxtyping import Float
 
 from jaxmodels.errors import UserError
@@ -14,8 +13,8 @@ from jaxmodels.models.autoencoder import CODER_DIMS, DenseDecoder, Hidden, Shape
 from jaxmodels.models.vae import (
     DiagonalGaussian,
     Draws,
+    decode_draws,
     log_density,
-    pixels_log_prob,
     repeated,
 )
 from jaxmodels.typing import Array
@@ -53,7 +52,7 @@ class HierarchicalVAE(nn.Module):
                 "Leave them out (`inputs`), or for labels take `models.vae.conditional_vae`."
             )
         check_image_shape(self, self.decoder, image, self.likelihood.parameters)
-        B, total, top = len(image), jnp.zeros((len(image), samples)), len(self.posteriors) - 1
+        B, total, top = len(image), 0.0, len(self.posteriors) - 1
         mean, log_variance = self.posteriors[0](image)
         mean, log_variance = repeated(mean, samples), repeated(log_variance, samples)
         drawn = [distributions.reparameterize(self.make_rng("sample"), mean, log_variance)]
@@ -66,7 +65,7 @@ class HierarchicalVAE(nn.Module):
             total -= log_density(drawn[n], *(x.reshape(B, samples, -1) for x in given))
         log_ratio = log_density(drawn[top], mean, log_variance) - log_density(drawn[top])
         return Draws(
-            pixels_log_prob(self.decoder, self.likelihood, image, drawn[0]),
+            decode_draws(self.decoder, drawn[0]),
             total + distributions.kl_to_standard(mean, log_variance),
             total + log_ratio,
         )

@@ -1,10 +1,11 @@
 """Variational autoencoders (Kingma and Welling 2014, "Auto-encoding variational Bayes").
 
 A model of latents z and images x is called as `apply(variables, image, *conditions, samples=k)` and
-gives `Draws`, of which objectives and metrics make their bounds. It further has, by `method=...`,
-`encode(image, *conditions) -> z` (the mean of the posterior), `decode(z, *conditions) -> images`
-(their expected values) and `sample(count, *conditions) -> images`. Conditions are arrays (B,) or
-(B, ...) such as labels, for encoders and decoders that take them.
+returns `Draws`, from which objectives and metrics compute their bounds with the model's
+`likelihood`. It further has, by `method=...`, `encode(image, *conditions) -> z` (the mean of the
+posterior), `decode(z, *conditions) -> images` (their expected values) and
+`sample(count, *conditions) -> images`. Conditions are arrays (B,) or (B, ...) such as labels, for
+encoders and decoders that take them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,6 @@ from jaxtyping import Float
 from jaxmodels.errors import UserError
 from jaxmodels.layers import distributions
 from jaxmodels.layers.distributions import Likelihood, bernoulli
-from jaxmodels.losses import flat
 from jaxmodels.models.autoencoder import (
     CODER_DIMS,
     ConvDecoder,
@@ -33,15 +33,17 @@ from jaxmodels.typing import Array
 
 
 class Draws(NamedTuple):
-    """What is known of k draws z from the posterior q(z | x) of each of B images x, in nats.
+    """k draws z from the posterior q(z | x) of each of B images x; divergences in nats.
+
+    log p(x | z) is `model.likelihood.log_prob_sum(image, draws.outputs)`.
 
     Attributes:
-        log_likelihood: log p(x | z).
+        outputs: the decoder's parameters of p(x | z), P for each value of an image (P C wide).
         kl: of mean KL(q(z | x) || p(z)) over draws; without noise where there is a formula.
         log_ratio: log q(z | x) - log p(z).
     """
 
-    log_likelihood: Float[Array, "B k"]
+    outputs: Float[Array, "B k H W outputs"]
     kl: Float[Array, "B k"]
     log_ratio: Float[Array, "B k"]
 
@@ -95,7 +97,7 @@ class VAE(nn.Module):
         mean, log_variance = repeated(mean, samples), repeated(log_variance, samples)
         z = distributions.reparameterize(self.make_rng("sample"), mean, log_variance)
         return Draws(
-            pixels_log_prob(self.decoder, self.likelihood, image, z, *conditions),
+            decode_draws(self.decoder, z, *conditions),
             jnp.broadcast_to(kl[:, None], (len(kl), samples)),
             log_density(z, mean, log_variance) - log_density(z),
         )
@@ -136,19 +138,14 @@ def log_density(
     return distributions.gaussian_log_prob(z, mean, log_variance).sum(axis=-1)
 
 
-def pixels_log_prob(
-    decoder: nn.Module,
-    likelihood: Likelihood,
-    image: Float[Array, "B H W C"],
-    z: Float[Array, "B k Z"],
-    *conditions: Array,
-) -> Float[Array, "B k"]:
-    """log p(x | z) of k latents for each image."""
+def decode_draws(
+    decoder: nn.Module, z: Float[Array, "B k Z"], *conditions: Array
+) -> Float[Array, "B k H W outputs"]:
+    """Decode k latents of each image; conditions have a row for each image."""
     B, k, Z = z.shape
     conditions = tuple(jnp.repeat(condition, k, axis=0) for condition in conditions)
     outputs = decoder(z.reshape(B * k, Z), *conditions)  # pyright: ignore[reportCallIssue]
-    parameters = (flat(part).reshape(B, k, -1) for part in likelihood.split(outputs))
-    return likelihood.log_prob(flat(image)[:, None], *parameters).sum(axis=-1)
+    return outputs.reshape(B, k, *outputs.shape[1:])
 
 
 def mlp_vae(
