@@ -71,17 +71,17 @@ Whole names only: an "H100 NVL", or a part of a GPU ("... MIG 1g.10gb"), is anot
 """
 
 
-def find(kind: str) -> Chip | None:
+def find_chip(kind: str) -> Chip | None:
     """The chip of that name, jax's `device_kind` or a topology's ("v5e"); None if unknown.
 
-    Its figures are those of the whole chip; see `of`.
+    Its figures are those of the whole chip; see `device_chip`.
     """
     return _BY_NAME.get(kind.lower().removeprefix("nvidia "))
 
 
-def of(device: Any) -> Chip | None:
+def device_chip(device: Any) -> Chip | None:
     """What one of jax's devices can do: its chip, or its share of one; None if unknown."""
-    chip = find(device.device_kind)
+    chip = find_chip(device.device_kind)
     share = getattr(device, "num_cores", None)
     if chip is None or share is None or share == chip.cores:
         return chip

@@ -172,7 +172,7 @@ def accelerator(options: Options) -> list[Result]:
             print_flags(options)
         device = jax.devices()[0]
         peer_name = print_header(options, device)
-        chip = chips.of(device)
+        chip = chips.device_chip(device)
         results = []
         for case in cases(options):
             results.append(measured(case, options, peer_name is not None))
@@ -381,7 +381,7 @@ def print_header(options: Options, device: Any) -> str | None:
     peer_name = peer_on(device) if options.torch else None
     if peer_name:
         print(f"{peer_name}, {'compiled' if options.compiled else 'eager'}")
-    chip = chips.of(device)
+    chip = chips.device_chip(device)
     peak = f"{chip.flops / 1e12:,.0f} TFLOP/s of {chip.name}" if chip else "an unknown peak: none"
     print(
         "Utilisation: matrix products and convolutions of forward and backward pass, a causal "

@@ -1,10 +1,10 @@
-"""Plan the training of GPT-2's and GPT-3's sizes on slices that nobody has rented yet.
+"""Scaling table: ahead-of-time plans of GPT-2's and GPT-3's sizes on TPU slices.
 
     uv run --extra tpu scripts/scaling.py --sizes gpt2_small gpt2_xl --targets v5e:2x4 v5e:16x16
     uv run --extra tpu scripts/scaling.py --sizes gpt3_175b --targets v5p:8x8x16 --meshes fsdp=-1
 
-Each row of the table is a step compiled ahead of time: AdamW on bfloat16 compute with float32
-params, blocks computed again for the gradient, the cross-entropy in chunks.
+Each row is a training step compiled ahead of time: AdamW, bfloat16 compute with float32 params,
+full rematerialisation of the blocks, chunked cross-entropy. No TPU is needed.
 """
 
 import dataclasses
@@ -30,25 +30,25 @@ SIZES = {
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """A row for each size, target and mesh."""
+    """One row for each size, target and mesh."""
 
     sizes: tuple[str, ...] = ("gpt2_small",)
-    """Of gpt2_small, gpt2_medium, gpt2_large, gpt2_xl, gpt3_175b."""
+    """Any of gpt2_small, gpt2_medium, gpt2_large, gpt2_xl, gpt3_175b."""
     targets: tuple[str, ...] = ("v5e:2x4",)
-    """Topologies that libtpu knows."""
+    """TPU topologies, such as v5e:4x4."""
     meshes: tuple[str, ...] = ("fsdp=-1",)
-    """Devices by axis."""
+    """Sizes of the mesh axes."""
     rows: float = 1.0
-    """Rows of the batch for each device; each is as long as the model's context."""
-    saved: str = "nothing"
-    """What is kept for the gradient: everything, dots, nothing."""
+    """Rows of the batch per device; each is as long as the model's context."""
+    remat: str = "nothing"
+    """Rematerialisation of blocks: a name in `adapters.remat.POLICIES`."""
     out: Path | None = None
-    """Where the whole plans go, as JSON, one a line."""
+    """A file to which all plans are appended as JSON, one per line."""
 
 
-def planned(options: Options, size: str, target: plan.Target, mesh_spec: str) -> Plan:
-    """The plan of one row."""
-    model = SIZES[size](remat=POLICIES[options.saved])
+def plan_row(options: Options, size: str, target: plan.Target, mesh_spec: str) -> Plan:
+    """The plan for one row of the table."""
+    model = SIZES[size](remat=POLICIES[options.remat])
     objective = objectives.next_token_in_chunks(model)
     optimizer = optax.adamw(1e-4)
     mesh = sharding.mesh(mesh_spec, target.devices)
@@ -63,35 +63,32 @@ def planned(options: Options, size: str, target: plan.Target, mesh_spec: str) ->
 
 
 def row(size: str, made: Plan) -> str:
-    """A row of the table; what is known only of a compiled step is missing where none was made."""
-    bounds = {name: f"{1e3 * seconds:,.1f}" for name, seconds in made.bounds.items()}
+    """A row of the table; some cells stay empty where the step does not fit."""
+    milliseconds = {name: f"{1e3 * seconds:,.1f}" for name, seconds in made.lower_bounds.items()}
     examples, tokens = made.per_step["examples"], made.per_step["tokens"]
-    traffic = made.traffic and f"{sum(part.bytes for part in made.traffic) / 2**30:.2f}"
+    received = made.collectives and f"{sum(part.bytes for part in made.collectives) / 2**30:.2f}"
     cells = [
         size,
         made.target,
         ", ".join(f"{axis}={n}" for axis, n in made.mesh.items()),
         f"{examples:,} x {tokens // examples:,}",
-        f"{made.total / 2**30:.1f} of {(made.limit or 0) / 2**30:.4g}",
-        traffic or "does not fit",
-        bounds["products"],
-        bounds["memory"],
-        bounds.get("network", ""),
-        efficiency(made) if made.products else "",
-        f"{made.rates(0.4)['tokens']:,.0f}" if made.fits else "",
-        f"{made.compilation:.0f}",
+        f"{made.memory_total / 2**30:.1f} of {(made.memory_limit or 0) / 2**30:.4g}",
+        received or "does not fit",
+        milliseconds["matmul"],
+        milliseconds["memory"],
+        milliseconds.get("network", ""),
+        efficiency(made) if made.device_matmul_flops else "",
+        f"{made.throughput(0.4)['tokens']:,.0f}" if made.fits else "",
+        f"{made.compile_seconds:.0f}",
     ]
     return f"| {' | '.join(cells)} |"
 
 
 def efficiency(made: Plan) -> str:
-    """An equal share of the products, of what a step takes if no transfer is hidden, or if all are.
-
-    Both at the chip's peak.
-    """
-    products, network = made.bounds["products"], made.bounds["network"]
-    share = products * made.matmul / (made.devices * (made.products or 1))
-    return f"{share / (products + network):.0%} to {share / max(made.bounds.values()):.0%}"
+    """Upper bounds of MFU: if no communication overlaps with compute, and if all of it does."""
+    matmul, network = made.lower_bounds["matmul"], made.lower_bounds["network"]
+    share = matmul * made.matmul_flops / (made.devices * (made.device_matmul_flops or 1))
+    return f"{share / (matmul + network):.0%} to {share / max(made.lower_bounds.values()):.0%}"
 
 
 HEAD = (
@@ -99,14 +96,14 @@ HEAD = (
     "slice",
     "mesh",
     "batch",
-    "GiB a chip",
-    "collectives, GiB a chip",
-    "products, ms",
+    "GiB per chip",
+    "collectives, GiB per chip",
+    "matmul, ms",
     "memory, ms",
     "network, ms",
-    "efficiency at most",
-    "tokens/s at 40 %",
-    "compiled in, s",
+    "MFU at most",
+    "tokens/s at 40 % MFU",
+    "compile time, s",
 )
 
 
@@ -117,7 +114,7 @@ def main(options: Options) -> None:
         for name in options.targets:
             target = plan.target(name)
             for mesh in options.meshes:
-                made = planned(options, size, target, mesh)
+                made = plan_row(options, size, target, mesh)
                 print(row(size, made), flush=True)
                 if options.out:
                     with options.out.open("a") as file:

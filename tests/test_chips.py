@@ -34,28 +34,28 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_found(kind):
-    assert chips.find(kind) is KINDS[kind]
+    assert chips.find_chip(kind) is KINDS[kind]
 
 
 @pytest.mark.parametrize(
     "kind", ["cpu", "", "NVIDIA H100 NVL", "NVIDIA H100 80GB HBM3 MIG 1g.10gb"]
 )
 def test_not_found(kind):
-    assert chips.find(kind) is None
+    assert chips.find_chip(kind) is None
 
 
 def test_a_device_may_be_a_part_of_a_chip():
     def device(kind, cores):
         return types.SimpleNamespace(device_kind=kind, num_cores=cores)
 
-    assert chips.of(device("TPU v5", 2)) is chips.V5P
-    assert chips.of(device("TPU v5 lite", 1)) is chips.V5E
-    half = chips.of(device("TPU7x", 1))
+    assert chips.device_chip(device("TPU v5", 2)) is chips.V5P
+    assert chips.device_chip(device("TPU v5 lite", 1)) is chips.V5E
+    half = chips.device_chip(device("TPU7x", 1))
     assert (half.flops, half.memory) == (chips.V7X.flops / 2, chips.V7X.memory / 2)
     assert half.interconnect == chips.V7X.interconnect / 2
-    assert chips.of(jax.devices("cpu")[0]) is None
+    assert chips.device_chip(jax.devices("cpu")[0]) is None
     gpu = types.SimpleNamespace(device_kind="NVIDIA H100 80GB HBM3")
-    assert chips.of(gpu) is chips.H100
+    assert chips.device_chip(gpu) is chips.H100
 
 
 def test_the_units_are_those_of_the_docstring():

@@ -13,8 +13,8 @@ import pytest
 from jaxmodels import flops, objectives, plan, sharding, train
 from jaxmodels.models.causal_lm import gpt2
 from jaxmodels.plan import hlo
-from jaxmodels.plan.collectives import each
-from jaxmodels.plan.matmul_flops import operations
+from jaxmodels.plan.collectives import collective_ops
+from jaxmodels.plan.matmul_flops import matmul_flops
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (extra: tpu)"
@@ -38,14 +38,14 @@ def compiled(mesh, model=MODEL, make=objectives.next_token):
     state = train.abstract(objective, optimizer, example, mesh, rule)
     batch = sharding.abstract_batch(example, mesh)
     step = train.placed_step(train.update(objective, optimizer), state)
-    program = hlo.read(step.lower(state, batch).compile().as_text())
+    program = hlo.parse_hlo(step.lower(state, batch).compile().as_text())
     return flops.count(step, state, batch).matmul, program
 
 
 def sent(mesh):
     """The collectives of activations: how many of each kind and shape, with all layers'."""
     found = collections.Counter()
-    for part in each(compiled(mesh)[1]):
+    for part in collective_ops(compiled(mesh)[1]):
         for shape in part.shapes:
             # Activations have rows and tokens, whole or a device's; no param has.
             if {T, T // 2} & set(shape.sizes) and {B, B // 2, B // 4, B // 8} & set(shape.sizes):
@@ -56,8 +56,8 @@ def sent(mesh):
 @pytest.mark.parametrize("mesh", ["fsdp=8", "data=2,fsdp=2,tensor=2", "fsdp=4,sequence=2"])
 def test_every_device_computes_its_share_of_the_products(mesh):
     counted, program = compiled(mesh)
-    assert not program.unknown
-    assert operations(program) == counted // 8
+    assert not program.unknown_loops
+    assert matmul_flops(program) == counted // 8
 
 
 def test_fully_sharded_only_params_and_gradients_are_sent():
@@ -87,7 +87,7 @@ def test_split_sequences_send_keys_and_values_and_no_other_activation():
 @pytest.mark.parametrize("mesh", ["fsdp=8", "fsdp=4,sequence=2"])
 def test_in_chunks_the_vocabulary_is_sent_once_and_not_for_each(mesh):
     found = collections.Counter()
-    for part in each(compiled(mesh, CHUNKED, objectives.next_token_in_chunks)[1]):
+    for part in collective_ops(compiled(mesh, CHUNKED, objectives.next_token_in_chunks)[1]):
         for shape in part.shapes:
             if math.prod(shape.sizes) == 1000 * D:
                 found[part.kind] += part.times

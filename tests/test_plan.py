@@ -36,8 +36,8 @@ def test_a_plan_of_this_machine_adds_up():
     assert made.memory["params"] == sum(leaf.bytes for leaf in made.placement)
     # Images of 8x8, a convolution to 4x4 of 4, two dense layers; thrice, but for the first input.
     conv, dense = 4 * 4 * 4 * 9, 64 * 64 + 64 * 10
-    assert made.matmul == 16 * 2 * (3 * dense + 2 * conv)
-    assert {part.kind for part in made.traffic} >= {"all-reduce", "all-gather"}
+    assert made.matmul_flops == 16 * 2 * (3 * dense + 2 * conv)
+    assert {part.kind for part in made.collectives} >= {"all-reduce", "all-gather"}
 
 
 def test_a_plan_is_told_and_written(tmp_path, capsys):
@@ -81,13 +81,13 @@ def test_what_does_not_fit_is_changed_until_it_does(tmp_path, capsys):
     assert "with --mesh fsdp=-1,tensor=2:" in printed
     made = json.loads((tmp_path / "plan.json").read_text())
     assert made["memory"]["params"] == 4 * made["parameters"]
-    assert made["total"] >= 4 * made["memory"]["params"]
-    assert made["traffic"] is made["products"] is None
-    assert made["bounds"].keys() == {"products", "memory"}
-    (instead,) = made["instead"]
-    assert instead["change"] == {"mesh": "fsdp=-1,tensor=2"}
-    assert instead["fits"]
-    assert "the compiler has made no program" in (tmp_path / "plan.html").read_text()
+    assert made["memory_total"] >= 4 * made["memory"]["params"]
+    assert made["collectives"] is made["device_matmul_flops"] is None
+    assert made["lower_bounds"].keys() == {"matmul", "memory"}
+    (alternative,) = made["alternatives"]
+    assert alternative["change"] == {"mesh": "fsdp=-1,tensor=2"}
+    assert alternative["fits"]
+    assert "a step that does not fit is not compiled" in (tmp_path / "plan.html").read_text()
 
 
 @needs_libtpu
@@ -112,10 +112,10 @@ def test_an_axis_that_does_not_split_the_products_is_no_gain():
     experiment = tiny(batch_size=128, width=512, dropout=0.0)
     split = plan_for(experiment, Options(mesh="data=8"), target)
     whole = plan_for(experiment, Options(mesh="tensor=8"), target)
-    assert split.products == split.matmul // 8
+    assert split.device_matmul_flops == split.matmul_flops // 8
     # The convolution's padding is in `matmul`, a five-hundredth of it, and in no compiled product.
-    assert whole.products == pytest.approx(whole.matmul, rel=2e-3)
-    assert whole.bounds["products"] == pytest.approx(8 * split.bounds["products"], rel=2e-3)
+    assert whole.device_matmul_flops == pytest.approx(whole.matmul_flops, rel=2e-3)
+    assert whole.lower_bounds["matmul"] == pytest.approx(8 * split.lower_bounds["matmul"], rel=2e-3)
 
 
 def test_the_axes_that_do_not_divide_a_param_are_told():
@@ -145,8 +145,8 @@ def test_every_experiment_compiles_for_a_tpu(path):
     claim = load(path)(**SMALL[path.stem], steps=20, batch_size=8)
     made = plan_for(claim, Options(), plan.target("v5e:2x4"))
     assert made.fits
-    assert made.matmul > 0
-    assert made.bounds.keys() == {"products", "memory", "network"}
+    assert made.matmul_flops > 0
+    assert made.lower_bounds.keys() == {"matmul", "memory", "network"}
 
 
 DECLARED = {

@@ -6,7 +6,7 @@ import pytest
 
 from jaxmodels import flops
 from jaxmodels.plan import collectives, hlo
-from jaxmodels.plan.matmul_flops import operations
+from jaxmodels.plan.matmul_flops import matmul_flops
 
 HLO = """\
 HloModule step, replica_count=2, num_partitions=4
@@ -51,18 +51,18 @@ def program(lines, others=""):
     *lines, root = lines.strip().splitlines()
     body = "\n".join([*(f"  {line.strip()}" for line in lines), f"  ROOT {root.strip()}"])
     head = "HloModule step, num_partitions=8\n"
-    return hlo.read(f"{head}{others}\nENTRY %main (p: f32[4]) -> f32[4] {{\n{body}\n}}\n")
+    return hlo.parse_hlo(f"{head}{others}\nENTRY %main (p: f32[4]) -> f32[4] {{\n{body}\n}}\n")
 
 
 def found(read):
     """Number of runs and bytes received, by kind."""
-    return {part.kind: (part.count, part.bytes) for part in collectives.found(read)}
+    return {part.kind: (part.count, part.bytes) for part in collectives.summarize_collectives(read)}
 
 
 def test_collectives_are_counted_as_often_as_they_run():
     # Twelve by two is six; a gather of 64 bytes gets three quarters of them from others, a sum
     # over all eight devices 2 x 7/8 of its 28 bytes.
-    assert found(hlo.read(HLO)) == {
+    assert found(hlo.parse_hlo(HLO)) == {
         "all-gather": (6, 6 * 48),  # one, written twice, under one channel
         "all-reduce": (6, 6 * 49),
         "collective-permute": (1, 64),
@@ -72,7 +72,7 @@ def test_collectives_are_counted_as_often_as_they_run():
 def test_a_collective_beside_several_pieces_of_work_runs_as_often_as_the_rarest_of_them():
     line = "  %again = bf16[8,4]{1,0} all-gather(%p), channel_id=1, replica_groups=[2,4]<=[8]\n"
     text = HLO.replace("  %loop", f"{line}  %loop")
-    assert found(hlo.read(text))["all-gather"] == (1, 48)
+    assert found(hlo.parse_hlo(text))["all-gather"] == (1, 48)
 
 
 @pytest.mark.parametrize(
@@ -87,14 +87,14 @@ def test_a_collective_beside_several_pieces_of_work_runs_as_often_as_the_rarest_
 )
 def test_a_loop_whose_length_is_not_known_is_counted_once_and_named(old, new):
     assert old in HLO
-    read = hlo.read(HLO.replace(old, new))
-    assert read.unknown == ("loop",)
+    read = hlo.parse_hlo(HLO.replace(old, new))
+    assert read.unknown_loops == ("loop",)
     assert found(read)["all-gather"] == (1, 48)
 
 
 def test_a_loops_length_may_be_written_beside_it():
     known = 'body=%body, backend_config={"known_trip_count":{"n":"5"}}'
-    assert found(hlo.read(HLO.replace("body=%body", known)))["all-gather"] == (5, 5 * 48)
+    assert found(hlo.parse_hlo(HLO.replace("body=%body", known)))["all-gather"] == (5, 5 * 48)
 
 
 BRANCHES = "\n".join(
@@ -131,8 +131,8 @@ STARTED = {
 
 @pytest.mark.parametrize("start", STARTED)
 def test_of_what_starts_a_collective_only_the_results_count(start):
-    (sent,) = collectives.each(program(f"%started = {start}(%p), channel_id=1"))
-    assert sum(shape.bytes for shape in sent.shapes) == STARTED[start]
+    (op,) = collectives.collective_ops(program(f"%started = {start}(%p), channel_id=1"))
+    assert sum(shape.bytes for shape in op.shapes) == STARTED[start]
 
 
 def test_a_started_computation_runs_once():
@@ -178,17 +178,17 @@ GROUPS = {
 @pytest.mark.parametrize("groups", GROUPS)
 def test_how_many_devices_take_part(groups):
     read = program(f"%all = f32[16] all-to-all(%p){groups}, dimensions={{0}}")
-    (sent,) = collectives.each(read)
-    assert sent.group == GROUPS[groups]
-    assert sent.received == 64 - 64 // sent.group
+    (op,) = collectives.collective_ops(read)
+    assert op.group_size == GROUPS[groups]
+    assert op.bytes_received == 64 - 64 // op.group_size
 
 
 def compiled(fn, *shapes):
     """The count on the jaxpr, and that of the compiled program."""
     args = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-    read = hlo.read(jax.jit(fn).lower(*args).compile().as_text())
-    assert not read.unknown
-    return flops.count(fn, *args).matmul, operations(read)
+    read = hlo.parse_hlo(jax.jit(fn).lower(*args).compile().as_text())
+    assert not read.unknown_loops
+    return flops.count(fn, *args).matmul, matmul_flops(read)
 
 
 def test_products_in_loops_are_counted_as_on_the_jaxpr():
@@ -221,7 +221,7 @@ def test_a_batch_may_be_a_window_over_a_dilated_array():
     %scores = f32[16,8,176,176]{3,2,1,0:T(8,128)} convolution(%lhs, %rhs), \
 window={size=16x8 stride=15x7 lhs_dilate=16x8}, dim_labels=0bf1_0oi1->01bf
     """
-    assert operations(program(lines)) == 2 * 16 * 8 * 176 * 176 * 32
+    assert matmul_flops(program(lines)) == 2 * 16 * 8 * 176 * 176 * 32
 
 
 def test_products_of_integers_are_not_counted():
@@ -230,5 +230,5 @@ def test_products_of_integers_are_not_counted():
     %q = s32[4,8] parameter(1)
     %r = s32[8,8] dot(%p, %q), lhs_contracting_dims={1}, rhs_contracting_dims={0}
     """
-    assert operations(program(lines)) == 0
-    assert operations(program(lines.replace("s32", "bf16"))) == 2 * 8 * 8 * 4
+    assert matmul_flops(program(lines)) == 0
+    assert matmul_flops(program(lines.replace("s32", "bf16"))) == 2 * 8 * 8 * 4

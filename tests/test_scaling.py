@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from jaxmodels.plan import Plan
-from jaxmodels.plan.collectives import Collective
+from jaxmodels.plan.collectives import CollectiveSummary
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 
@@ -17,16 +17,19 @@ PLANNED = {
     "mesh": {"fsdp": 4, "tensor": 2},
     "parameters": 1,
     "memory": {"params": 2**30, "temporaries": 2**31},
-    "limit": 2**34,
+    "memory_limit": 2**34,
     "flops": 900,
-    "matmul": 800,
-    "products": 100,
+    "matmul_flops": 800,
+    "device_matmul_flops": 100,
     "uncounted": (),
-    "bounds": {"products": 0.006, "memory": 0.001, "network": 0.002},
+    "lower_bounds": {"matmul": 0.006, "memory": 0.001, "network": 0.002},
     "per_step": {"examples": 8, "tokens": 8 * 1024},
-    "traffic": (Collective("all-gather", 3, 2**30), Collective("all-reduce", 1, 2**29)),
+    "collectives": (
+        CollectiveSummary("all-gather", 3, 2**30),
+        CollectiveSummary("all-reduce", 1, 2**29),
+    ),
     "placement": (),
-    "compilation": 12.3,
+    "compile_seconds": 12.3,
 }
 
 
@@ -52,10 +55,14 @@ def test_a_row_of_what_fits():
 
 
 def test_products_that_an_axis_does_not_split_are_no_efficiency():
-    assert efficiency(Plan(**{**PLANNED, "products": 200})) == "38% to 50%"
+    assert efficiency(Plan(**{**PLANNED, "device_matmul_flops": 200})) == "38% to 50%"
 
 
 def test_a_row_of_what_does_not_fit():
-    unknown = {"products": None, "traffic": None, "bounds": {"products": 0.006, "memory": 0.001}}
-    found = cells(Plan(**{**PLANNED, **unknown, "limit": 2**30}))
+    unknown = {
+        "device_matmul_flops": None,
+        "collectives": None,
+        "lower_bounds": {"matmul": 0.006, "memory": 0.001},
+    }
+    found = cells(Plan(**{**PLANNED, **unknown, "memory_limit": 2**30}))
     assert found[4:] == ["3.0 of 1", "does not fit", "6.0", "1.0", "", "", "", "12"]

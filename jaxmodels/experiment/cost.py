@@ -99,7 +99,7 @@ def account(
     """
     counted = step_operations(experiment, state)
     device = mesh.devices.flat[0]
-    chip = chips.of(device)
+    chip = chips.device_chip(device)
     return report.Costs(
         devices=mesh.size,
         kind=device.device_kind,

@@ -35,24 +35,24 @@ def print_plan(
         experiment = make(**hyperparameters)
     made = plan_for(experiment, options, target)
     print(report.plan_lines(made.to_json()))
-    title, instead = f"{make.__name__} on {options.plan}", []
+    title, alternatives = f"{make.__name__} on {options.plan}", []
     with mirrored(folder) as mirror:
-        _write(mirror.files, title, made, instead)
+        _write(mirror.files, title, made, alternatives)
         for change, other in tried(experiment, options, target, made):
-            told = {"refused": str(other)} if isinstance(other, UserError) else other.to_json()
-            instead.append({"change": change, **told})
-            found = told.get("refused") or report.plan_lines(told)
-            print(f"\nwith {report.written_change(change)}:\n{found}")
-            _write(mirror.files, title, made, instead)
+            told = {"error": str(other)} if isinstance(other, UserError) else other.to_json()
+            alternatives.append({"change": change, **told})
+            found = told.get("error") or report.plan_lines(told)
+            print(f"\nwith {report.change_as_options(change)}:\n{found}")
+            _write(mirror.files, title, made, alternatives)
     print(f"\npage  {folder / PAGE}")
 
 
-def _write(folder: Path, title: str, made: Plan, instead: list[dict[str, Any]]) -> None:
+def _write(folder: Path, title: str, made: Plan, alternatives: list[dict[str, Any]]) -> None:
     """The plan as JSON and as a page."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "plan.json", {**made.to_json(), "instead": instead})
+    write_json(folder / "plan.json", {**made.to_json(), "alternatives": alternatives})
     told = "A plan: compiled ahead of time, run nowhere."
-    report.write_page(folder / PAGE, title, told, report.plan(made.to_json(), instead))
+    report.write_page(folder / PAGE, title, told, report.plan(made.to_json(), alternatives))
 
 
 def plan_for(experiment: Experiment, options: Options, target: Target) -> Plan:

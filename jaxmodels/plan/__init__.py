@@ -1,4 +1,4 @@
-"""A training step compiled ahead of time for devices that are not here, and what that tells."""
+"""Ahead-of-time plans: memory, FLOPs, collectives and lower bounds of a training step."""
 
 from jaxmodels.plan.plan import Plan, plan
 from jaxmodels.plan.target import Target, target

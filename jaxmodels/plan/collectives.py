@@ -1,4 +1,4 @@
-"""The collectives of a compiled program: which, how often, how much."""
+"""Collectives of a compiled program (HLO): kinds, counts and bytes received."""
 
 import collections
 import dataclasses
@@ -12,13 +12,13 @@ KINDS = "all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-
 
 
 @dataclasses.dataclass(frozen=True)
-class Collective:
-    """Collectives of one kind.
+class CollectiveSummary:
+    """All collectives of one kind.
 
     Attributes:
-        kind: as XLA calls it.
-        count: how many are run in a step.
-        bytes: that one device receives for them in a step.
+        kind: XLA's name, such as `all-gather`.
+        count: number executed in a step.
+        bytes: bytes that one device receives for them in a step.
     """
 
     kind: str
@@ -27,47 +27,47 @@ class Collective:
 
 
 @dataclasses.dataclass(frozen=True)
-class Sent:
-    """One collective of a program.
+class CollectiveOp:
+    """One collective instruction.
 
     Attributes:
-        kind: as XLA calls it.
-        shapes: of its results on one device.
-        group: how many devices take part in it together.
-        times: how often it is run in a step.
+        kind: XLA's name, such as `all-gather`.
+        shapes: the shapes of its results on one device.
+        group_size: number of devices that take part.
+        times: number of executions in a step.
     """
 
     kind: str
     shapes: tuple[Shape, ...]
-    group: int
+    group_size: int
     times: int
 
     @property
-    def received(self) -> int:
-        """Bytes that come in at one device each time, around a ring: no other way takes fewer."""
-        result, others = sum(shape.bytes for shape in self.shapes), self.group - 1
+    def bytes_received(self) -> int:
+        """Bytes that one device receives per execution of a ring algorithm, which is optimal."""
+        result, others = sum(shape.bytes for shape in self.shapes), self.group_size - 1
         if self.kind == "collective-permute":
             return result
         if self.kind == "reduce-scatter":
             return others * result
-        # A sum is scattered and then gathered.
-        return (2 if self.kind == "all-reduce" else 1) * others * result // self.group
+        # An all-reduce is a reduce-scatter and an all-gather.
+        return (2 if self.kind == "all-reduce" else 1) * others * result // self.group_size
 
 
-def found(program: Program) -> list[Collective]:
-    """The collectives of a program, by kind."""
+def summarize_collectives(program: Program) -> list[CollectiveSummary]:
+    """Counts and bytes of a program's collectives, one summary for each kind."""
     count: collections.Counter[str] = collections.Counter()
     total: collections.Counter[str] = collections.Counter()
-    for sent in each(program):
-        count[sent.kind] += sent.times
-        total[sent.kind] += sent.times * sent.received
-    return [Collective(kind, count[kind], total[kind]) for kind in KINDS if count[kind]]
+    for op in collective_ops(program):
+        count[op.kind] += op.times
+        total[op.kind] += op.times * op.bytes_received
+    return [CollectiveSummary(kind, count[kind], total[kind]) for kind in KINDS if count[kind]]
 
 
-def each(program: Program) -> Iterator[Sent]:
-    """Each collective of a program."""
-    by_channel: dict[str, Sent] = {}
-    for instruction, computation, times in program.each():
+def collective_ops(program: Program) -> Iterator[CollectiveOp]:
+    """Yield each collective instruction of a program once."""
+    by_channel: dict[str, CollectiveOp] = {}
+    for instruction, computation, times in program.executed_instructions():
         kind = instruction.operation.removesuffix("-start")
         if kind not in KINDS:
             continue
@@ -75,16 +75,16 @@ def each(program: Program) -> Iterator[Sent]:
         if kind == "all-reduce" and computation.startswith("all-reduce-scatter"):
             # libtpu writes a reduce-scatter as a fusion: a sum, and a slice of it.
             kind, results = "reduce-scatter", program.computations[computation].root.shapes
-        sent = Sent(kind, tuple(results), _group(instruction, program.devices), times)
-        # libtpu writes one that runs beside other work once for each piece of that work, also in
-        # loops; it's run as often as the piece that is run least.
+        op = CollectiveOp(kind, tuple(results), _group_size(instruction, program.devices), times)
+        # libtpu repeats a collective that overlaps with computation once for each piece of the
+        # latter, also in loops; it is executed as often as the piece that is executed least.
         channel = instruction.attribute("channel_id") or f"{computation}/{instruction.name}"
-        by_channel[channel] = min(by_channel.get(channel, sent), sent, key=lambda one: one.times)
+        by_channel[channel] = min(by_channel.get(channel, op), op, key=lambda one: one.times)
     yield from by_channel.values()
 
 
 def _results(instruction: Instruction) -> list[Shape]:
-    """The arrays that a collective makes; what starts one gives its operands before them."""
+    """The result arrays of a collective; the type of a `-start` lists its operands before them."""
     starts = instruction.operation.endswith("-start")
     if not starts or instruction.operation == "all-reduce-start":
         return instruction.shapes
@@ -92,8 +92,8 @@ def _results(instruction: Instruction) -> list[Shape]:
     return shapes(results)
 
 
-def _group(instruction: Instruction, devices: int) -> int:
-    """How many devices take part: `{{0,1},{2,3}}`, `[2,2]<=[4]`, or axes of a mesh."""
+def _group_size(instruction: Instruction, devices: int) -> int:
+    """Devices in a replica group: `{{0,1},{2,3}}`, `[2,2]<=[4]`, or axes of a mesh."""
     text = instruction.attributes.partition("replica_groups=")[2]
     if listed := re.match(r"\{\{([\d,]*)\}", text):
         return len(listed[1].split(","))

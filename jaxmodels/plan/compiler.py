@@ -1,4 +1,4 @@
-"""What only the compiler tells of a step: its program, or that it takes too much memory."""
+"""Compile a lowered step ahead of time, and read memory, FLOPs and collectives from the result."""
 
 import contextlib
 import dataclasses
@@ -9,8 +9,9 @@ from typing import Any
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
-from jaxmodels.plan import collectives, hlo
-from jaxmodels.plan.matmul_flops import operations
+from jaxmodels.plan.collectives import CollectiveSummary, summarize_collectives
+from jaxmodels.plan.hlo import parse_hlo
+from jaxmodels.plan.matmul_flops import matmul_flops
 from jaxmodels.plan.target import Target
 
 _NO_ROOM = re.compile(r"RESOURCE_EXHAUSTED: .*\((.+)\) exceeds available HBM \((.+)\)")
@@ -18,21 +19,21 @@ _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 @dataclasses.dataclass(frozen=True)
-class Compiled:
-    """The fields of `Plan` that need the compiler; `unknown` is what it leaves uncounted."""
+class CompiledStep:
+    """The fields of `Plan` that need the compiler; only the first two without room."""
 
     memory: Mapping[str, int]
-    limit: int | None
-    products: int | None = None
-    traffic: tuple[collectives.Collective, ...] | None = None
-    unknown: tuple[str, ...] = ()
+    memory_limit: int | None
+    device_matmul_flops: int | None = None
+    collectives: tuple[CollectiveSummary, ...] | None = None
+    uncounted: tuple[str, ...] = ()
 
 
-def attempt(lowered: Any, held: Mapping[str, int], target: Target) -> Compiled:
-    """Compile a lowered step whose arguments take these bytes on a device.
+def compile_step(lowered: Any, held: Mapping[str, int], target: Target) -> CompiledStep:
+    """Compile a lowered step whose arguments take `held` bytes on a device.
 
-    libtpu makes no program of a step that takes more than a chip's memory less what it keeps for
-    itself; it only says how much both are.
+    libtpu does not compile a step that needs more than a chip's memory, less what it reserves; its
+    error gives both numbers.
     """
     try:
         with _uncached():
@@ -42,25 +43,28 @@ def attempt(lowered: Any, held: Mapping[str, int], target: Target) -> Compiled:
         if sizes is None:
             raise
         needed, limit = map(_bytes, sizes.groups())
-        return Compiled(_with_temporaries(held, needed), limit)
-    program = hlo.read(compiled.as_text())
+        return CompiledStep(_with_temporaries(held, needed), limit)
+    program = parse_hlo(compiled.as_text())
     analysis = compiled.memory_analysis()
     code = analysis.generated_code_size_in_bytes
-    return Compiled(
-        {**_with_temporaries(held, _whole(analysis)), "program": code},
+    return CompiledStep(
+        {**_with_temporaries(held, _total(analysis)), "program": code},
         target.chip and target.chip.memory,
-        operations(program),
-        tuple(collectives.found(program)),
-        tuple(f"{loop}: a compiled loop, counted once" for loop in program.unknown),
+        matmul_flops(program),
+        tuple(summarize_collectives(program)),
+        tuple(
+            f"{loop}: a compiled loop of unknown length, counted once"
+            for loop in program.unknown_loops
+        ),
     )
 
 
 @contextlib.contextmanager
 def _uncached() -> Iterator[None]:
-    """Without the persistent cache: what is there for absent devices cannot be read back."""
+    """Disable the compilation cache: programs for absent devices cannot be read back from it."""
     enabled = jax.config.jax_enable_compilation_cache  # pyright: ignore[reportAttributeAccessIssue]
     jax.config.update("jax_enable_compilation_cache", False)
-    compilation_cache.reset_cache()  # else jax has settled on using one
+    compilation_cache.reset_cache()  # jax decides once whether to use a cache
     try:
         yield
     finally:
@@ -68,7 +72,7 @@ def _uncached() -> Iterator[None]:
         compilation_cache.reset_cache()
 
 
-def _whole(analysis: Any) -> int:
+def _total(analysis: Any) -> int:
     return (
         analysis.argument_size_in_bytes
         + analysis.output_size_in_bytes
@@ -78,10 +82,10 @@ def _whole(analysis: Any) -> int:
 
 
 def _with_temporaries(held: Mapping[str, int], whole: int) -> dict[str, int]:
-    """What the compiler pads arguments by counts as temporary."""
+    """Add the temporaries; the compiler's padding of arguments counts as temporary."""
     return {**held, "temporaries": max(0, whole - sum(held.values()))}
 
 
 def _bytes(size: str) -> int:
-    """Of `15.75G`."""
+    """The number of bytes in a text such as `15.75G`."""
     return int(float(size[:-1]) * _UNITS[size[-1]])

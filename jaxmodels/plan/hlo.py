@@ -1,4 +1,4 @@
-"""A compiled program's text, read: its instructions, and how often each is run."""
+"""Parser of XLA's HLO text: instructions, and how often each is executed."""
 
 import collections
 import dataclasses
@@ -10,14 +10,14 @@ BITS = {"pred": 8, "bf16": 16, "f8e4m3fn": 8, "f8e5m2": 8}
 
 
 def _nested(depth: int) -> str:
-    """A pattern of text whose parentheses are balanced, and at most so deep."""
+    """A regular expression for text with balanced parentheses, nested at most `depth` deep."""
     inside = r"[^()]*"
     for _ in range(depth):
         inside = rf"[^()]*(?:\({inside}\)[^()]*)*"
     return inside
 
 
-# Arrays have parentheses in their layouts, tuples have them around arrays, and around tuples.
+# Layouts of arrays hold parentheses; tuples have them around arrays and tuples.
 _INSTRUCTION = re.compile(
     rf"\s+(ROOT )?%?([\w.-]+) = (\({_nested(5)}\)|\S+) ([\w-]+)\(({_nested(5)})\)(.*)"
 )
@@ -32,19 +32,17 @@ _CALLS = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """Of an array: its type, as XLA calls it, and its dimensions as text, such as `8,128`."""
+    """The shape of an array: XLA's dtype name, and the dimensions as text, such as `8,128`."""
 
     dtype: str
     dims: str
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Of the dimensions."""
         return tuple(int(size) for size in self.dims.split(",") if size)
 
     @property
     def bytes(self) -> int:
-        """Of all elements."""
         bits = BITS.get(self.dtype) or int(re.sub(r"\D", "", self.dtype) or 8)
         return math.prod(self.sizes) * bits // 8
 
@@ -54,11 +52,11 @@ class Instruction:
     """One line, such as `%sum = f32[8,4] add(%x, %y), metadata={}`.
 
     Attributes:
-        name: of its result.
-        type: of its result, as text without layouts.
-        operation: such as `add`.
-        operands: as text; of a constant its value.
-        attributes: what stands behind the operands, as text.
+        name: the name of its result.
+        type: the type of its result, as text without layouts.
+        operation: the opcode, such as `add`.
+        operands: as text; the value of a constant.
+        attributes: the text after the operands.
     """
 
     name: str
@@ -69,17 +67,16 @@ class Instruction:
 
     @property
     def inputs(self) -> list[str]:
-        """The operands' names."""
         return re.findall(r"%([\w.-]+)", self.operands)
 
     @property
     def shapes(self) -> list[Shape]:
-        """Of all arrays of the result."""
+        """The shapes of all arrays in the result."""
         return shapes(self.type)
 
     @property
     def called(self) -> list[str]:
-        """The computations that it runs."""
+        """The names of the computations that it calls."""
         return [
             name
             for names in _CALLS.findall(self.attributes)
@@ -87,42 +84,42 @@ class Instruction:
         ]
 
     def attribute(self, name: str, value: str = r"%?([\w.-]+)") -> str:
-        """The text of that attribute, "" if there is none."""
+        """The value of an attribute as text; "" where it has none."""
         found = re.search(rf"\b{name}={value}", self.attributes)
         return found.group(1) if found else ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Computation:
-    """A function of a program: its instructions by name, in order, and its result's."""
+    """A computation (function) of a program: instructions by name, in order, and the root."""
 
     instructions: Mapping[str, Instruction]
     root: Instruction
 
     def source(self, name: str) -> Instruction:
-        """The instruction of that name; of a copy, what is copied."""
+        """The instruction of this name; copies are followed to what they copy."""
         found = self.instructions[name]
         return self.source(found.inputs[0]) if found.operation == "copy" else found
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What one device runs.
+    """An HLO module: what one device executes.
 
     Attributes:
-        devices: how many run it.
-        computations: by name; the first is called ENTRY.
-        runs: how often each computation is run; each branch of a conditional as if it were chosen.
-        unknown: loops whose length is unknown, the bodies of which are counted once.
+        devices: number of devices that execute it.
+        computations: by name; the entry computation is called ENTRY.
+        runs: executions of each computation; every branch of a conditional counts as taken.
+        unknown_loops: loops of unknown length, whose bodies are counted once.
     """
 
     devices: int
     computations: Mapping[str, Computation]
     runs: Mapping[str, int]
-    unknown: tuple[str, ...]
+    unknown_loops: tuple[str, ...]
 
-    def each(self) -> Iterator[tuple[Instruction, str, int]]:
-        """Instruction, its computation's name, and number of runs, of all that is run."""
+    def executed_instructions(self) -> Iterator[tuple[Instruction, str, int]]:
+        """Yield (instruction, name of its computation, number of executions)."""
         for name, computation in self.computations.items():
             if self.runs.get(name):
                 for instruction in computation.instructions.values():
@@ -130,12 +127,12 @@ class Program:
 
 
 def shapes(text: str) -> list[Shape]:
-    """Of all arrays in a type's text."""
+    """The shapes of all arrays in the text of a type."""
     return [Shape(*array) for array in _ARRAY.findall(text)]
 
 
-def read(text: str) -> Program:
-    """Read a compiled program's text (`compiled.as_text()`)."""
+def parse_hlo(text: str) -> Program:
+    """Parse a compiled program's text (`compiled.as_text()`)."""
     head = text[: text.find("\n")]
     counts = re.findall(r"(?:replica_count|num_partitions)=(\d+)", head)
     computations = _computations(text)
@@ -160,7 +157,7 @@ def _computations(text: str) -> dict[str, Computation]:
 
 
 def _runs(computations: Mapping[str, Computation]) -> tuple[Mapping[str, int], list[str]]:
-    """How often each computation is run, from the entry down, and the loops of unknown length."""
+    """Executions of each computation, from the entry down, and the loops of unknown length."""
     runs: collections.Counter[str] = collections.Counter()
     unknown: dict[str, None] = {}
 
@@ -168,10 +165,10 @@ def _runs(computations: Mapping[str, Computation]) -> tuple[Mapping[str, int], l
         runs[name] += times
         for instruction in computations[name].instructions.values():
             if instruction.operation in ("async-update", "async-done"):
-                continue  # they name again what the start has begun
+                continue  # they repeat the computation that async-start runs
             length: int | None = 1
             if instruction.operation == "while":
-                length = _length(instruction, computations[name], computations)
+                length = _trip_count(instruction, computations[name], computations)
             if length is None:
                 unknown[instruction.name] = None
             for called in instruction.called:
@@ -182,13 +179,13 @@ def _runs(computations: Mapping[str, Computation]) -> tuple[Mapping[str, int], l
     return runs, list(unknown)
 
 
-def _length(
+def _trip_count(
     loop: Instruction, caller: Computation, computations: Mapping[str, Computation]
 ) -> int | None:
-    """How often a loop is run: as the compiler says, or as its counter is compared.
+    """Trip count of a loop, as the compiler states it or as its counter implies; None if unknown.
 
-    The counter is one of the values that the loop carries: it begins at a constant, is compared
-    with one, and one is added to it each time.
+    The counter is one of the loop's carried values: it starts at a constant, is compared with a
+    constant, and a constant is added to it in each iteration.
     """
     known = re.search(r"known_trip_count[^\d]*(\d+)", loop.attributes)
     if known:

@@ -1,4 +1,4 @@
-"""The matrix products and convolutions of a compiled program."""
+"""FLOPs of matrix products and convolutions in a compiled program (HLO)."""
 
 import math
 import re
@@ -8,15 +8,15 @@ import numpy as np
 from jaxmodels.plan.hlo import Computation, Instruction, Program
 
 
-def operations(program: Program) -> int:
-    """Floating point operations in products on one device, of a multiplication and an addition two.
+def matmul_flops(program: Program) -> int:
+    """FLOPs of one device in matrix products and convolutions; a multiply-add counts as two.
 
-    Where an axis of the mesh does not split a product, all its devices compute the whole of it.
-    XLA's own count takes a loop's body once.
+    Where a mesh axis does not split a product, each of its devices computes all of it. XLA's own
+    cost analysis counts a loop's body once.
     """
     return sum(
         times * COUNTED[instruction.operation](instruction, program.computations[name])
-        for instruction, name, times in program.each()
+        for instruction, name, times in program.executed_instructions()
         if instruction.operation in COUNTED and "f" in instruction.shapes[0].dtype
     )
 
@@ -29,7 +29,7 @@ def _dot(dot: Instruction, within: Computation) -> int:
 
 
 def _convolution(convolution: Instruction, within: Computation) -> int:
-    """libtpu makes all products convolutions, of batches and heads windows over dilated arrays."""
+    """A convolution; libtpu turns all products into these, heads into dilated windows."""
     lhs, rhs = _operands(convolution, within)
     out = convolution.shapes[0].sizes
     labels = convolution.attribute("dim_labels", r"([\w>-]+)")
@@ -51,15 +51,15 @@ def _operands(product: Instruction, within: Computation) -> tuple[tuple[int, ...
 
 
 def _window(convolution: Instruction, dim: int) -> dict[str, int]:
-    """Of one spatial dimension: `size`, `stride`, `pad` (before), `lhs_dilate`, `rhs_dilate`."""
+    """`size`, `stride`, `pad` (before), `lhs_dilate`, `rhs_dilate` of one spatial dimension."""
     text = convolution.attribute("window", r"\{(.*?)\}")
     parts = (part.split("=") for part in text.split())
     return {name: int(values.split("x")[dim].split("_")[0]) for name, values in parts}
 
 
 def _pairs(inputs: int, outputs: int, window: dict[str, int]) -> int:
-    """How often a tap meets an input: neither padding nor a gap of a dilated array."""
+    """Number of (output, tap) pairs that read an input, not padding or a gap of a dilated array."""
     taps = np.arange(window.get("size", 1)) * window.get("rhs_dilate", 1)
     first = np.arange(outputs) * window.get("stride", 1) - window.get("pad", 0)
-    at, gap = np.add.outer(first, taps), window.get("lhs_dilate", 1)
-    return int(np.sum((at >= 0) & (at % gap == 0) & (at // gap < inputs)))
+    positions, gap = np.add.outer(first, taps), window.get("lhs_dilate", 1)
+    return int(np.sum((positions >= 0) & (positions % gap == 0) & (positions // gap < inputs)))

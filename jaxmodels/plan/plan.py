@@ -1,4 +1,4 @@
-"""What a compiled training step tells of memory, time and traffic."""
+"""The plan of a training step: memory, FLOPs, collectives, lower bounds, placement."""
 
 import dataclasses
 import math
@@ -10,21 +10,27 @@ import jax
 from jax.sharding import Mesh
 
 from jaxmodels import flops, tree
-from jaxmodels.plan.collectives import Collective
-from jaxmodels.plan.compiler import attempt
+from jaxmodels.plan.collectives import CollectiveSummary
+from jaxmodels.plan.compiler import compile_step
 from jaxmodels.plan.target import Target
 from jaxmodels.sharding import abstract_batch
 from jaxmodels.sharding.rules import FSDP_MIN_SIZE
 
 UTILISATIONS = 0.4, 0.6
+"""Fractions of the peak FLOP/s for which the throughput is given."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Placed:
-    """Where a parameter is: `spec` names each dimension's axis, `bytes` are a device's share.
+class ParamPlacement:
+    """The sharding of one parameter.
 
-    `undivided` are the mesh's axes for params that do not split it, although it is large: no rule
-    names a dimension for them, or they do not divide it.
+    Attributes:
+        path: of the parameter.
+        shape: of the whole parameter.
+        spec: the mesh axis that splits each dimension, None for a whole one.
+        bytes: of one device's shard.
+        undivided: axes among `fsdp` and `tensor` that do not split it, although it is large: no
+            rule names a dimension for them, or they do not divide it.
     """
 
     path: str
@@ -36,29 +42,30 @@ class Placed:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a training step will take on devices that are not here.
+    """Resources of a training step on devices that need not be present.
 
     Attributes:
-        target: as it was asked for.
-        devices: how many.
-        chip: what each is, None if its figures are unknown.
-        mesh: the sizes of its axes.
-        parameters: how many there are.
-        memory: bytes on one device by what they are for.
-        limit: bytes that a device has, None if unknown.
-        flops: floating point operations of a step on all devices; `matmul` of them in products.
-        matmul: what utilisation counts.
-        products: operations in products on one device: as compiled, and at least its share of
-            `matmul`; more where an axis of the mesh does not split them.
-        uncounted: what the counts are too low for.
-        bounds: seconds that a step takes at least: for its products at the chip's peak, for
-            reading its arguments and writing its results once, for its collectives at the
-            interconnect's full rate; those that are known.
-        per_step: examples, and tokens where there are some.
-        traffic: the collectives of a step. They and `products` are None if it does not fit and
-            the compiler has made no program.
+        target: name of the compile target.
+        devices: number of devices.
+        chip: name of the chip, None if its peak numbers are unknown.
+        mesh: axis sizes.
+        parameters: number of parameters.
+        memory: bytes on one device, by use.
+        memory_limit: bytes that a device has, None if unknown.
+        flops: FLOPs of a step on all devices.
+        matmul_flops: the part of `flops` in matrix products and convolutions; utilisation (MFU)
+            counts these.
+        device_matmul_flops: the same on one device as compiled; at least its equal share of
+            `matmul_flops`, and more where a mesh axis does not split a product. None if the step
+            does not fit, and was not compiled.
+        uncounted: operations that the FLOP counts leave out.
+        lower_bounds: lower bounds of the step time in seconds, those that are known: `matmul` at
+            peak FLOP/s, `memory` for reading the arguments and writing the results once, `network`
+            for the collectives at the full rate of the interconnect.
+        per_step: examples, and tokens if the batch has any.
+        collectives: of a step; None if the step does not fit, and was not compiled.
         placement: of each parameter.
-        compilation: seconds it took here.
+        compile_seconds: compile time on this machine.
     """
 
     target: str
@@ -67,59 +74,63 @@ class Plan:
     mesh: Mapping[str, int]
     parameters: int
     memory: Mapping[str, int]
-    limit: int | None
+    memory_limit: int | None
     flops: int
-    matmul: int
-    products: int | None
+    matmul_flops: int
+    device_matmul_flops: int | None
     uncounted: tuple[str, ...]
-    bounds: Mapping[str, float]
+    lower_bounds: Mapping[str, float]
     per_step: Mapping[str, int]
-    traffic: tuple[Collective, ...] | None
-    placement: tuple[Placed, ...]
-    compilation: float
+    collectives: tuple[CollectiveSummary, ...] | None
+    placement: tuple[ParamPlacement, ...]
+    compile_seconds: float
 
     @property
-    def total(self) -> int:
-        """Bytes on one device."""
+    def memory_total(self) -> int:
+        """Bytes on one device, all uses together."""
         return sum(self.memory.values())
 
     @property
     def fits(self) -> bool | None:
-        """Whether a device's memory holds it; None if that is unknown."""
-        if self.traffic is None:
+        """Whether a step fits in a device's memory; None if the memory is unknown."""
+        if self.collectives is None:
             return False
-        return None if self.limit is None else self.total <= self.limit
+        return None if self.memory_limit is None else self.memory_total <= self.memory_limit
 
-    def rates(self, utilisation: float) -> dict[str, float]:
-        """Examples, and tokens, per second at this share of the peak; at most what `bounds` let."""
-        products = self.bounds.get("products", math.inf) / utilisation
-        seconds = max(products, *self.bounds.values(), 0.0)
+    def throughput(self, utilisation: float) -> dict[str, float]:
+        """Examples, and tokens, per second at this MFU, within all `lower_bounds`."""
+        matmul = self.lower_bounds.get("matmul", math.inf) / utilisation
+        seconds = max(matmul, *self.lower_bounds.values(), 0.0)
         return {unit: count / seconds for unit, count in self.per_step.items()}
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as plain values."""
-        rates = {f"{u:.0%}": self.rates(u) for u in UTILISATIONS}
-        return {**dataclasses.asdict(self), "total": self.total, "fits": self.fits, "rates": rates}
+        """The fields, `memory_total`, `fits` and `throughput` by utilisation, as plain values."""
+        return {
+            **dataclasses.asdict(self),
+            "memory_total": self.memory_total,
+            "fits": self.fits,
+            "throughput": {f"{u:.0%}": self.throughput(u) for u in UTILISATIONS},
+        }
 
 
 def plan(step: Any, state: Any, example: Mapping[str, Any], mesh: Mesh, target: Target) -> Plan:
-    """Compile a step ahead of time, and read off what it takes.
+    """Compile a training step ahead of time and return its `Plan`.
 
     Args:
         step: a jitted function of (state, batch), such as `train.placed_step` makes.
         state: shapes, dtypes and shardings, as `train.abstract` makes them.
         example: a batch's shapes and dtypes.
-        mesh: over the target's devices.
-        target: what is compiled for.
+        mesh: of the target's devices.
+        target: the devices to compile for.
     """
     batch = abstract_batch(example, mesh)
     counted = flops.count(step, state, batch)
     lowered = step.lower(state, batch)
     begun = time.perf_counter()
-    compiled = attempt(lowered, _held(state, batch), target)
+    compiled = compile_step(lowered, _held(state, batch), target)
     seconds = time.perf_counter() - begun
-    # Products with a single row are none once they are compiled.
-    products = max(counted.matmul // mesh.size, compiled.products or 0)
+    # XLA compiles products with a single row to something else, which is not counted.
+    device_matmul_flops = max(counted.matmul // mesh.size, compiled.device_matmul_flops or 0)
     return Plan(
         target=target.name,
         devices=mesh.size,
@@ -127,46 +138,48 @@ def plan(step: Any, state: Any, example: Mapping[str, Any], mesh: Mesh, target: 
         mesh=dict(mesh.shape),
         parameters=tree.parameter_count(state.params),
         memory=compiled.memory,
-        limit=compiled.limit,
+        memory_limit=compiled.memory_limit,
         flops=counted.total,
-        matmul=counted.matmul,
-        products=None if compiled.products is None else products,
-        uncounted=counted.unknown + compiled.unknown,
-        bounds=_bounds(products, compiled.memory, compiled.traffic, target),
+        matmul_flops=counted.matmul,
+        device_matmul_flops=None if compiled.device_matmul_flops is None else device_matmul_flops,
+        uncounted=counted.unknown + compiled.uncounted,
+        lower_bounds=_lower_bounds(
+            device_matmul_flops, compiled.memory, compiled.collectives, target
+        ),
         per_step=_per_step(example),
-        traffic=compiled.traffic,
-        placement=tuple(_placed(*named) for named in tree.named_leaves(state.params)),
-        compilation=seconds,
+        collectives=compiled.collectives,
+        placement=tuple(_param_placement(*named) for named in tree.named_leaves(state.params)),
+        compile_seconds=seconds,
     )
 
 
 def _held(state: Any, batch: Any) -> dict[str, int]:
-    """Bytes on one device of what a step is given."""
+    """Bytes on one device of a step's arguments, by use."""
     parts = {
         "params": state.params,
         "optimizer": state.opt_state,
         "other state": state.collections,
         "batch": batch,
     }
-    return {name: sum(map(_share, jax.tree.leaves(part))) for name, part in parts.items()}
+    return {name: sum(map(_shard_bytes, jax.tree.leaves(part))) for name, part in parts.items()}
 
 
-def _placed(path: str, leaf: Any) -> Placed:
+def _param_placement(path: str, leaf: Any) -> ParamPlacement:
     spec = tuple(leaf.sharding.spec)
     axes = leaf.sharding.mesh.shape
     missing = {"fsdp", "tensor"} - set(jax.tree.leaves(spec)) if leaf.size >= FSDP_MIN_SIZE else ()
     undivided = tuple(axis for axis in axes if axis in missing and axes[axis] > 1)
-    return Placed(path, leaf.shape, spec, _share(leaf), undivided)
+    return ParamPlacement(path, leaf.shape, spec, _shard_bytes(leaf), undivided)
 
 
-def _share(leaf: Any) -> int:
+def _shard_bytes(leaf: Any) -> int:
     return math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
 
 
-def _bounds(
-    products: int,
+def _lower_bounds(
+    matmul_flops: int,
     memory: Mapping[str, int],
-    traffic: tuple[Collective, ...] | None,
+    collectives: tuple[CollectiveSummary, ...] | None,
     target: Target,
 ) -> dict[str, float]:
     chip = target.chip
@@ -174,16 +187,16 @@ def _bounds(
         return {}
     state = memory["params"] + memory["optimizer"] + memory["other state"]
     bounds = {
-        "products": products / chip.flops,
+        "matmul": matmul_flops / chip.flops,
         "memory": (2 * state + memory["batch"]) / chip.bandwidth,
     }
-    if traffic is not None:
-        bounds["network"] = sum(part.bytes for part in traffic) / chip.interconnect
+    if collectives is not None:
+        bounds["network"] = sum(part.bytes for part in collectives) / chip.interconnect
     return bounds
 
 
 def _per_step(example: Mapping[str, Any]) -> dict[str, int]:
-    """Examples of a batch; its tokens are those that are predicted."""
+    """Examples of a batch, and its tokens: those that are predicted."""
     first = next(iter(example.values()))
     counts = {"examples": first.shape[0]}
     for name, fewer in ("targets", 0), ("target", 1):

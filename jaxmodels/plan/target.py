@@ -1,4 +1,4 @@
-"""The devices that a program is compiled for, by name: `v5e:4x4`, `cpu:8`."""
+"""Compile targets by name: TPU topologies such as `v5e:4x4`, or `cpu:8`."""
 
 import contextlib
 import dataclasses
@@ -17,7 +17,7 @@ EXAMPLES = "v4:2x2x2, v5e:4x4, v5p:8x8x16, v6e:16x16 or cpu:8"
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """Devices to compile for, and the chip that each is, where its figures are known."""
+    """Devices to compile for, and the peak numbers of the chip, where they are known."""
 
     name: str
     devices: tuple[Any, ...]
@@ -25,30 +25,30 @@ class Target:
 
 
 def target(name: str) -> Target:
-    """The target of that name; nothing else may have touched a device before.
+    """The compile target of this name; call it before anything initializes jax's devices.
 
-    A TPU's topology is compiled for by libtpu, which needs no TPU; `cpu:N` is this machine as N
-    devices.
+    libtpu compiles for a TPU topology without a TPU; `cpu:N` is this machine as N devices.
 
     Raises:
         UserError: no such topology, or libtpu is not installed.
     """
     kind, _, size = name.partition(":")
-    # Else jax looks for the accelerators that this is to do without.
+    # Otherwise jax would initialize accelerators, which planning does not need.
     jax.config.update("jax_platforms", "cpu")
     devices = _cpus(name, size) if kind == "cpu" else _topology(name, kind)
-    return Target(name, tuple(devices), chips.of(devices[0]))
+    return Target(name, tuple(devices), chips.device_chip(devices[0]))
 
 
 def _cpus(name: str, size: str) -> list[Any]:
     if not size.isdigit() or int(size) < 1:
         raise UserError(f"--plan {name}: expected a number of devices, such as cpu:8")
-    with contextlib.suppress(RuntimeError):  # Devices are there already; there may be enough.
+    with contextlib.suppress(RuntimeError):  # Devices are initialized already; there may be enough.
         jax.config.update("jax_num_cpu_devices", int(size))
     devices = jax.devices("cpu")
     if len(devices) < int(size):
         raise UserError(
-            f"--plan {name}: {len(devices)} devices were made before; plan in a new process"
+            f"--plan {name}: jax is already initialized with {len(devices)} devices; "
+            "plan in a new process"
         )
     return devices[: int(size)]
 
@@ -59,12 +59,12 @@ def _topology(name: str, kind: str) -> list[Any]:
             f"--plan {name} compiles with libtpu, which is not installed; "
             "run with `uv run --extra tpu ...`"
         )
-    # libtpu would ask a TPU VM's metadata server who it is.
+    # Otherwise libtpu queries the TPU VM's metadata server.
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"
     os.environ["TPU_WORKER_HOSTNAMES"] = "localhost"
     # One process may use the chips of a machine, but several may compile.
     os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
-    # Both cores of these chips are one device, as they are on the slices that are rented.
+    # Both cores of a v4 chip are one device, as on real slices.
     joined = {"chip_config_name": "megacore"} if kind == "v4" else {}
     try:
         return topologies.get_topology_desc(name, "tpu", **joined).devices

@@ -13,7 +13,7 @@ from jaxmodels.report.filters import filters
 from jaxmodels.report.latent import latent, reconstruction
 from jaxmodels.report.log import Log, read_metrics
 from jaxmodels.report.page import Section, write_page
-from jaxmodels.report.plan import plan, plan_lines, written_change
+from jaxmodels.report.plan import change_as_options, plan, plan_lines
 from jaxmodels.report.predictions import predictions
 from jaxmodels.report.tables import parameters, settings
 from jaxmodels.report.text import samples, sampling, together, translations
@@ -27,6 +27,7 @@ __all__ = [
     "Log",
     "Section",
     "attention",
+    "change_as_options",
     "classification",
     "comparison",
     "confusion",
@@ -50,5 +51,4 @@ __all__ = [
     "translations",
     "translator",
     "write_page",
-    "written_change",
 ]

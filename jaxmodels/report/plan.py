@@ -1,4 +1,4 @@
-"""A plan as a page and as text: what a step takes on devices that are not here."""
+"""A plan (`jaxmodels.plan`) as sections of a page and as text for a terminal."""
 
 import html
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,32 +7,32 @@ from typing import Any
 from jaxmodels.report.page import Section
 from jaxmodels.report.tables import facts, table
 
-UNKNOWN = "unknown: the compiler has made no program of what does not fit"
+UNKNOWN = "unknown: a step that does not fit is not compiled"
 
 
 def plan_lines(made: Mapping[str, Any]) -> str:
     """A plan's JSON as text for a terminal."""
-    rows = [*_verdict(made).items(), *_memory(made).items(), *_step(made).items()]
-    rows += [(kind, f"{times} times, {size}") for kind, times, size in _traffic(made)]
+    rows = [*_summary(made).items(), *_memory(made).items(), *_step(made).items()]
+    rows += [(kind, f"{times} times, {size}") for kind, times, size in _collective_rows(made)]
     rows += [(leaf["path"], f"{_shape(leaf)}, {_split(leaf)}") for leaf in made["placement"]]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
 
-def plan(made: Mapping[str, Any], instead: Sequence[Mapping[str, Any]]) -> list[Section]:
-    """Sections of a plan's JSON, and of the plans that were tried where it does not fit."""
-    tried = [Section("What else was tried", _instead(made, instead))] if instead else []
+def plan(made: Mapping[str, Any], alternatives: Sequence[Mapping[str, Any]]) -> list[Section]:
+    """Sections of a plan's JSON, and of the alternatives tried where it does not fit."""
+    tried = [Section("Alternatives", _alternatives(made, alternatives))] if alternatives else []
     return [
-        Section("Verdict", facts(_verdict(made))),
+        Section("Summary", facts(_summary(made))),
         *tried,
-        Section("Memory of a device", table(("for", "bytes"), _memory(made).items(), (1,))),
+        Section("Memory of a device", table(("use", "bytes"), _memory(made).items(), (1,))),
         Section("A step", facts(_step(made))),
         Section("Collectives of a step", _collectives(made)),
         Section("Placement", _placement(made)),
     ]
 
 
-def _verdict(made: Mapping[str, Any]) -> dict[str, str]:
+def _summary(made: Mapping[str, Any]) -> dict[str, str]:
     return {
         "target": f"{made['target']}, {made['devices']:,} x {made['chip'] or 'CPU'}",
         "mesh": ", ".join(f"{axis}={size}" for axis, size in made["mesh"].items()),
@@ -41,16 +41,16 @@ def _verdict(made: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def written_change(change: Mapping[str, str]) -> str:
-    """What is changed, as one would give it on the command line."""
+def change_as_options(change: Mapping[str, str]) -> str:
+    """A changed option or several as they are written on the command line."""
     return " ".join(f"--{name} {value}" for name, value in change.items())
 
 
 def _fit(made: Mapping[str, Any]) -> str:
-    if made["limit"] is None:
-        return _size(made["total"])
-    verdict = "fits" if made["fits"] else "DOES NOT FIT"
-    return f"{_size(made['total'])} of {_size(made['limit'])}: {verdict}"
+    if made["memory_limit"] is None:
+        return _size(made["memory_total"])
+    fit = "fits" if made["fits"] else "DOES NOT FIT"
+    return f"{_size(made['memory_total'])} of {_size(made['memory_limit'])}: {fit}"
 
 
 def _memory(made: Mapping[str, Any]) -> dict[str, str]:
@@ -59,51 +59,50 @@ def _memory(made: Mapping[str, Any]) -> dict[str, str]:
 
 def _step(made: Mapping[str, Any]) -> dict[str, str]:
     shown = {
-        "operations": f"{made['flops']:.3g}, of which {made['matmul']:.3g} in products",
-        "products of a device": _products(made),
-        **{f"at least, for its {k}": f"{1e3 * s:.3g} ms" for k, s in made["bounds"].items()},
+        "FLOPs": f"{made['flops']:.3g}, of which {made['matmul_flops']:.3g} in matmuls",
+        "matmul FLOPs of a device": _device_matmul_flops(made),
+        **{f"lower bound, {k}": f"{1e3 * s:.3g} ms" for k, s in made["lower_bounds"].items()},
     }
-    if made["traffic"] is None:
+    if made["collectives"] is None:
         shown["collectives"] = UNKNOWN
-    for share, rates in made["rates"].items() if made["bounds"] else ():
-        shown[f"at {share} of the peak, if it can"] = ", ".join(
-            f"{r:,.0f} {u}/s" for u, r in rates.items()
-        )
+    for share, rates in made["throughput"].items() if made["lower_bounds"] else ():
+        shown[f"throughput at {share} MFU"] = ", ".join(f"{r:,.0f} {u}/s" for u, r in rates.items())
     if made["uncounted"]:
         shown["not counted"] = ", ".join(made["uncounted"])
     return shown
 
 
-def _products(made: Mapping[str, Any]) -> str:
-    if made["products"] is None:
+def _device_matmul_flops(made: Mapping[str, Any]) -> str:
+    own = made["device_matmul_flops"]
+    if own is None:
         return UNKNOWN
-    if not made["products"]:
+    if not own:
         return "none"
-    times = made["products"] * made["devices"] / made["matmul"]
-    return f"{made['products']:.3g}, {times:.2f} times an equal share"
+    times = own * made["devices"] / made["matmul_flops"]
+    return f"{own:.3g}, {times:.2f} times an equal share"
 
 
-def _traffic(made: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    for part in made["traffic"] or ():
+def _collective_rows(made: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    for part in made["collectives"] or ():
         yield part["kind"], f"{part['count']:,}", _size(part["bytes"])
 
 
-def _instead(made: Mapping[str, Any], instead: Sequence[Mapping[str, Any]]) -> str:
-    rows = [("as asked", _fit(made))] + [
+def _alternatives(made: Mapping[str, Any], alternatives: Sequence[Mapping[str, Any]]) -> str:
+    rows = [("as given", _fit(made))] + [
         (
-            written_change(other["change"]),
-            html.escape(other["refused"]) if "refused" in other else _fit(other),
+            change_as_options(other["change"]),
+            html.escape(other["error"]) if "error" in other else _fit(other),
         )
-        for other in instead
+        for other in alternatives
     ]
     return table(("change", "memory of a device"), rows)
 
 
 def _collectives(made: Mapping[str, Any]) -> str:
-    rows = list(_traffic(made))
+    rows = list(_collective_rows(made))
     if not rows:
-        return f'<p class="note">{UNKNOWN if made["traffic"] is None else "None"}.</p>'
-    return table(("collective", "times", "bytes that a device receives"), rows, numbers=(1, 2))
+        return f'<p class="note">{UNKNOWN if made["collectives"] is None else "None"}.</p>'
+    return table(("collective", "count", "bytes received by a device"), rows, numbers=(1, 2))
 
 
 def _placement(made: Mapping[str, Any]) -> str:
@@ -116,7 +115,7 @@ def _placement(made: Mapping[str, Any]) -> str:
         )
         for leaf in made["placement"]
     ]
-    return table(("parameter", "shape", "split", "bytes of a device"), rows, numbers=(3,))
+    return table(("parameter", "shape", "split", "bytes on a device"), rows, numbers=(3,))
 
 
 def _shape(leaf: Mapping[str, Any]) -> str:
