@@ -6,8 +6,8 @@ runs: at most 52 nats of binary cross-entropy per test image, most of it the ent
 
 import optax
 
-from jaxmodels import data, metrics, objectives, report
-from jaxmodels.experiment import Experiment, run
+from jaxmodels import data, inspect, metrics, objectives
+from jaxmodels.experiment import Experiment, Published, run
 from jaxmodels.models.autoencoder import shallow_autoencoder
 
 
@@ -40,8 +40,8 @@ def autoencoder_mnist(
         train=images["train"].batches(batch_size),
         evaluate={"test": metrics.reconstruction(model, images["test"])},
         steps=steps,
-        published={"test/cross_entropy": 52.0},
-        pictures=report.reconstruction(model, images["test"]),
+        published=Published({"test/cross_entropy": 52.0}, "mnist"),
+        report=inspect.reconstruction(model, images["test"]),
     )
 
 

@@ -7,9 +7,9 @@ of a ConvNet on our held-out fifth: at least 98.5 %.
 
 import optax
 
-from jaxmodels import data, metrics, objectives, optimizers, report, tree
+from jaxmodels import data, inspect, metrics, objectives, optimizers, tree
 from jaxmodels.data import image
-from jaxmodels.experiment import Experiment, run
+from jaxmodels.experiment import Experiment, Published, run
 from jaxmodels.models.cnn import ConvNet
 
 
@@ -42,12 +42,12 @@ def cnn_digits(
             optax.adamw(schedule, weight_decay=weight_decay, mask=tree.decay_mask),
             optimizers.ema(0.99),
         ),
-        evaluated=lambda state: optimizers.averaged(state.opt_state),
+        eval_params=optimizers.averaged,
         train=images["train"].batches(batch_size, transform=image.random_crop(1)),
         evaluate={"test": metrics.classification(model, images["test"])},
         steps=steps,
-        published={"test/error": 0.015},
-        pictures=report.classification(model, images["test"]),
+        published=Published({"test/error": 0.015}, "digits"),
+        report=inspect.classification(model, images["test"]),
     )
 
 

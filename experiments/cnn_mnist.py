@@ -5,8 +5,8 @@ Keras's example mnist_cnn: 99.25 % test accuracy after 12 epochs of batch 128.
 
 import optax
 
-from jaxmodels import data, metrics, objectives, report
-from jaxmodels.experiment import Experiment, run
+from jaxmodels import data, inspect, metrics, objectives
+from jaxmodels.experiment import Experiment, Published, run
 from jaxmodels.models.cnn import ConvNet
 
 
@@ -37,8 +37,8 @@ def cnn_mnist(
         train=images["train"].batches(batch_size),
         evaluate={"test": metrics.classification(model, images["test"])},
         steps=steps,
-        published={"test/error": 0.0075},
-        pictures=report.classification(model, images["test"]),
+        published=Published({"test/error": 0.0075}, "mnist"),
+        report=inspect.classification(model, images["test"]),
     )
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 import optax
 
 from jaxmodels import data, metrics, objectives
-from jaxmodels.experiment import Experiment, run
+from jaxmodels.experiment import Experiment, Published, run
 from jaxmodels.layers.cells import GRU, LSTM, Elman
 from jaxmodels.layers.recurrent import Recurrent
 from jaxmodels.models.rnn import LanguageModel
@@ -47,7 +47,7 @@ def copy_memory(
         train=sequences["train"].batches(batch_size),
         evaluate={"test": metrics.next_token(model, sequences["test"], batch_size=100)},
         steps=steps,
-        published={"test/cross_entropy": published},
+        published=Published({"test/cross_entropy": published}, "copy_memory", setting={"cell": cell}),
     )
 
 

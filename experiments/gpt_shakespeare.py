@@ -7,9 +7,9 @@ batches of the validation text. The figure over the whole validation text stands
 
 import optax
 
-from jaxmodels import generate, metrics, objectives, report, tree
+from jaxmodels import inspect, metrics, objectives, tree
 from jaxmodels.data import text
-from jaxmodels.experiment import Experiment, run
+from jaxmodels.experiment import Experiment, Published, run
 from jaxmodels.models.causal_lm import gpt2
 
 
@@ -61,8 +61,8 @@ def gpt_shakespeare(
             "validation": metrics.next_token(model, whole, "character"),
         },
         steps=steps,
-        published={"sampled/cross_entropy": 1.88},
-        pictures=report.sampling(generate.writer(model, ids["validation"][:1]), vocabulary.decode),
+        published=Published({"sampled/cross_entropy": 1.88}, "tiny_shakespeare"),
+        report=inspect.text_samples(model, ids["validation"][:1], vocabulary.decode),
         files={"vocabulary.json": vocabulary.to_json()},
     )
 

@@ -11,7 +11,7 @@ from typing import Literal
 import optax
 
 from jaxmodels import data, metrics, objectives
-from jaxmodels.experiment import Experiment, run
+from jaxmodels.experiment import Experiment, Published, run
 from jaxmodels.layers.cells import GRU, LSTM, Elman
 from jaxmodels.layers.recurrent import Recurrent
 from jaxmodels.models.rnn import Classifier
@@ -46,7 +46,7 @@ def gru_adding_problem(
         train=sequences["train"].batches(batch_size),
         evaluate={"test": metrics.regression(model, sequences["test"])},
         steps=steps,
-        published={"test/mse": published},
+        published=Published({"test/mse": published}, "adding", setting={"cell": cell}),
     )
 
 

@@ -7,13 +7,11 @@ differ: other rules of tokenizing, true words to the decoder in each training st
 with beams.
 """
 
-import functools
-
 import optax
 
-from jaxmodels import generate, metrics, objectives, report
+from jaxmodels import generate, inspect, metrics, objectives
 from jaxmodels.data import text
-from jaxmodels.experiment import Experiment, run
+from jaxmodels.experiment import Experiment, Published, run
 from jaxmodels.models import rnn_encoder_decoder
 
 
@@ -46,7 +44,6 @@ def gru_multi30k(
     sizes = len(task.source), len(task.target), embedding, features
     model = rnn_encoder_decoder.AttentionTranslator(*sizes, dropout)
     translate = generate.translator(model, task.longest, beam_size)
-    look = functools.partial(rnn_encoder_decoder.cross_attention, model)
     return Experiment(
         objective=objectives.seq2seq(model),
         optimizer=optax.chain(
@@ -60,9 +57,11 @@ def gru_multi30k(
             "translation": metrics.bleu(translate, test, **task.judging("test")),
         },
         steps=steps,
-        published={"translation/bleu": 28.11, "test/perplexity": 23.18},
+        published=Published({"translation/bleu": 28.11, "test/perplexity": 23.18}, "multi30k"),
         best="validation/perplexity",
-        pictures=report.translator(translate, look, task),
+        report=inspect.translations(
+            model, task, beam_size=beam_size, attention_fn=rnn_encoder_decoder.cross_attention
+        ),
         files=task.files,
     )
 

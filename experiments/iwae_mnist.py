@@ -8,9 +8,9 @@ binarisation of both are another task's.
 
 import optax
 
-from jaxmodels import data, metrics, objectives, report
+from jaxmodels import data, inspect, metrics, objectives
 from jaxmodels.data import binarize
-from jaxmodels.experiment import Experiment, run
+from jaxmodels.experiment import Experiment, Published, run
 from jaxmodels.models.hierarchical_vae import burda_vae
 
 PUBLISHED = {
@@ -31,7 +31,7 @@ def iwae_mnist(
     batch_size: int = 20,
     lr: float = 1e-3,
     samples: int = 50,
-    judged_by: int = 5_000,
+    eval_samples: int = 5_000,
     latents: tuple[int, ...] = (50,),
 ) -> Experiment:
     """The autoencoder, trained with Adam: 3^i epochs at a rate of 10^(-i/7) lr, i = 0, ..., 7.
@@ -43,7 +43,7 @@ def iwae_mnist(
         batch_size: images per update.
         lr: learning rate of the first epoch.
         samples: k, of the bound that is trained on; the paper has 1, 5 and 50.
-        judged_by: samples of the estimate on test images, a multiple of 50.
+        eval_samples: samples of the estimate on test images, a multiple of 50.
         latents: of each stochastic layer; the paper's other network has 100 50.
     """
     images = data.load(dataset, data_dir)
@@ -59,11 +59,13 @@ def iwae_mnist(
         objective=objectives.iwae(model, samples),
         optimizer=optax.adam(schedule, b1=0.9, b2=0.999, eps=1e-4),
         train=train,
-        evaluate={"test": metrics.iwae(model, test, judged_by), "bound": metrics.elbo(model, test)},
+        evaluate={"test": metrics.iwae(model, test, eval_samples), "bound": metrics.elbo(model, test)},
         steps=steps,
-        published={} if nats is None else {"test/nll": nats},
+        published=None
+        if nats is None
+        else Published({"test/nll": nats}, "mnist", setting={"samples": samples, "latents": latents}),
         best="test/nll",
-        pictures=report.latent(model, test),
+        report=inspect.latents(model, test),
     )
 
 

@@ -6,8 +6,8 @@ test error after 20 epochs, without distortions.
 
 import optax
 
-from jaxmodels import data, metrics, objectives, report, tree
-from jaxmodels.experiment import Experiment, run
+from jaxmodels import data, inspect, metrics, objectives, tree
+from jaxmodels.experiment import Experiment, Published, run
 from jaxmodels.models.cnn import LeNet
 
 
@@ -38,8 +38,8 @@ def lenet_mnist(
         train=images["train"].batches(batch_size),
         evaluate={"test": metrics.classification(model, images["test"])},
         steps=steps,
-        published={"test/error": 0.0095},
-        pictures=report.classification(model, images["test"]),
+        published=Published({"test/error": 0.0095}, "mnist"),
+        report=inspect.classification(model, images["test"]),
     )
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 import optax
 
 from jaxmodels import data, metrics, objectives
-from jaxmodels.experiment import Experiment, run
+from jaxmodels.experiment import Experiment, Published, run
 from jaxmodels.layers.cells import GRU, LSTM, Elman
 from jaxmodels.layers.recurrent import Recurrent
 from jaxmodels.models.rnn import LanguageModel
@@ -49,7 +49,7 @@ def lstm_addition(
         train=sums["train"].batches(batch_size),
         evaluate={"test": metrics.next_token(model, sums["test"], batch_size=500)},
         steps=steps,
-        published={"test/accuracy": 0.999},
+        published=Published({"test/accuracy": 0.999}, "addition"),
     )
 
 

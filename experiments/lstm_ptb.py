@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from jaxmodels import generate, metrics, objectives, report
+from jaxmodels import inspect, metrics, objectives
 from jaxmodels.data import text
-from jaxmodels.experiment import Experiment, run
+from jaxmodels.experiment import Experiment, Published, run
 from jaxmodels.models.rnn import ptb_small
 
 
@@ -43,7 +43,7 @@ def lstm_ptb(
     ids = {split: vocabulary.encode(corpus[split]) for split in corpus}
     model = ptb_small(len(vocabulary))
 
-    def judged(split: str) -> metrics.Evaluation:
+    def evaluation(split: str) -> metrics.Evaluation:
         whole = text.consecutive(ids[split], 1, 10 * length, f"{dataset}/{split}")
         return metrics.consecutive(model, whole, "word")
 
@@ -57,11 +57,11 @@ def lstm_ptb(
             optax.scale(length), optax.clip_by_global_norm(clip), optax.sgd(schedule)
         ),
         train=text.stream(ids["train"], batch_size, length, f"{dataset}/train"),
-        evaluate={split: judged(split) for split in ("validation", "test")},
+        evaluate={split: evaluation(split) for split in ("validation", "test")},
         steps=steps,
-        published={"test/perplexity": 114.5, "validation/perplexity": 120.7},
+        published=Published({"test/perplexity": 114.5, "validation/perplexity": 120.7}, "ptb"),
         best="validation/perplexity",
-        pictures=report.sampling(generate.writer(model, ids["test"][:1], 60), vocabulary.decode),
+        report=inspect.text_samples(model, ids["test"][:1], vocabulary.decode, length=60),
         files={"vocabulary.json": vocabulary.to_json()},
     )
 

@@ -5,8 +5,8 @@ Keras's example mnist_mlp: 98.40 % test accuracy after 20 epochs of batch 128.
 
 import optax
 
-from jaxmodels import data, metrics, objectives, report
-from jaxmodels.experiment import Experiment, run
+from jaxmodels import data, inspect, metrics, objectives
+from jaxmodels.experiment import Experiment, Published, run
 from jaxmodels.models.mlp import MLP
 
 
@@ -39,8 +39,8 @@ def mlp_mnist(
         train=images["train"].batches(batch_size),
         evaluate={"test": metrics.classification(model, images["test"])},
         steps=steps,
-        published={"test/error": 0.0160},
-        pictures=report.classification(model, images["test"]),
+        published=Published({"test/error": 0.0160}, "mnist"),
+        report=inspect.classification(model, images["test"]),
     )
 
 

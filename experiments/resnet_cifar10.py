@@ -7,9 +7,9 @@ rate 0.1 divided by 10 after 32,000 and 48,000 steps. (The paper trains on 45,00
 
 import optax
 
-from jaxmodels import data, metrics, objectives, report
+from jaxmodels import data, inspect, metrics, objectives
 from jaxmodels.data import image
-from jaxmodels.experiment import Experiment, run
+from jaxmodels.experiment import Experiment, Published, run
 from jaxmodels.models.resnet import cifar_resnet
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -48,8 +48,8 @@ def resnet_cifar10(
         train=images["train"].batches(batch_size, transform=augment),
         evaluate={"test": metrics.classification(model, images["test"])},
         steps=steps,
-        published={"test/error": 0.0875},
-        pictures=report.classification(model, images["test"]),
+        published=Published({"test/error": 0.0875}, "cifar10"),
+        report=inspect.classification(model, images["test"]),
     )
 
 

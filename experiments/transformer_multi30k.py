@@ -6,13 +6,11 @@ test_2016_flickr. Ours differs: 7,885 and 5,905 words where it has 7,853 and 5,8
 smoothed labels, and beams, whose length penalty of 1.5 was chosen on the validation split.
 """
 
-import functools
-
 import optax
 
-from jaxmodels import generate, metrics, objectives, report
+from jaxmodels import generate, inspect, metrics, objectives
 from jaxmodels.data import text
-from jaxmodels.experiment import Experiment, run
+from jaxmodels.experiment import Experiment, Published, run
 from jaxmodels.models import encoder_decoder
 
 
@@ -48,7 +46,6 @@ def transformer_multi30k(
     options = {"dropout": dropout, "context": task.longest + 1, "unroll": depth}
     model = encoder_decoder.transformer_multi30k(*sizes, **options)
     translate = generate.translator(model, task.longest, beam_size, alpha=1.5)
-    look = functools.partial(encoder_decoder.cross_attention, model)
     return Experiment(
         objective=objectives.seq2seq(model, label_smoothing),
         optimizer=optax.chain(
@@ -62,9 +59,11 @@ def transformer_multi30k(
             "translation": metrics.bleu(translate, test, **task.judging("test")),
         },
         steps=steps,
-        published={"translation/bleu": 36.52, "test/perplexity": 5.316},
+        published=Published({"translation/bleu": 36.52, "test/perplexity": 5.316}, "multi30k"),
         best="validation/perplexity",
-        pictures=report.translator(translate, look, task),
+        report=inspect.translations(
+            model, task, beam_size=beam_size, alpha=1.5, attention_fn=encoder_decoder.cross_attention
+        ),
         files=task.files,
     )
 

@@ -6,9 +6,9 @@ No download, and no published figure. The figure is our own mark, set after the 
 
 import optax
 
-from jaxmodels import data, metrics, objectives, optimizers, report
+from jaxmodels import data, inspect, metrics, objectives, optimizers
 from jaxmodels.data import binarize
-from jaxmodels.experiment import Experiment, run
+from jaxmodels.experiment import Experiment, Published, run
 from jaxmodels.models.vae import mlp_vae
 
 
@@ -38,12 +38,12 @@ def vae_digits(
     return Experiment(
         objective=objectives.elbo(model),
         optimizer=optax.chain(optax.adam(schedule), optimizers.ema(0.99)),
-        evaluated=lambda state: optimizers.averaged(state.opt_state),
+        eval_params=optimizers.averaged,
         train=images["train"].batches(batch_size),
         evaluate={"test": metrics.elbo(model, images["test"])},
         steps=steps,
-        published={"test/nll": 20.5},
-        pictures=report.latent(model, images["test"]),
+        published=Published({"test/nll": 20.5}, "digits"),
+        report=inspect.latents(model, images["test"]),
     )
 
 

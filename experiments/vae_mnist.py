@@ -6,9 +6,9 @@ Welling, 2014, "Auto-encoding variational Bayes": about 104 nats per test image 
 
 import optax
 
-from jaxmodels import data, metrics, objectives, report
+from jaxmodels import data, inspect, metrics, objectives
 from jaxmodels.data import binarize
-from jaxmodels.experiment import Experiment, run
+from jaxmodels.experiment import Experiment, Published, run
 from jaxmodels.models.vae import mlp_vae
 
 
@@ -42,8 +42,8 @@ def vae_mnist(
         train=images["train"].batches(batch_size),
         evaluate={"test": metrics.elbo(model, images["test"])},
         steps=steps,
-        published={"test/nll": 104.0},
-        pictures=report.latent(model, images["test"]),
+        published=Published({"test/nll": 104.0}, "binarized_mnist"),
+        report=inspect.latents(model, images["test"]),
     )
 
 

@@ -1,4 +1,10 @@
-"""Functions with the interface of `jax.value_and_grad`, for `make_step(..., grad=...)`."""
+"""Gradients in parts: functions with the interface of `jax.value_and_grad`.
+
+For `make_step(..., grad=...)`. An objective's loss is a sum of terms, each a weighted mean
+(`jaxmodels.terms`): a part's share of it is known once the weights of the whole batch are. So these
+sum the weights first, which costs next to nothing: they follow from the batch, and the compiler
+leaves out the rest of the forward pass.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,6 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxmodels.errors import UserError
+from jaxmodels.terms import Aux, TermSum, loss_of, means
 from jaxmodels.typing import BATCH_AXES, CARRY, Array, Batch
 
 Grad = Callable[..., Callable[..., tuple[Any, Any]]]
@@ -17,103 +24,168 @@ Grad = Callable[..., Callable[..., tuple[Any, Any]]]
 def accumulate(n: int, grad: Grad = jax.value_and_grad) -> Grad:
     """Gradients of a batch in `n` parts, one after the other: activations of 1/n of the memory.
 
-    Loss, gradients and scalars are the means over the parts, each by its `Aux.weight`: those of the
-    whole batch, also where parts have unequal numbers of tokens that count. Two things differ:
-    BatchNorm normalises within a part and passes its statistics on, and each part draws its own
-    randomness. The rows of the collection `carry` go with the rows of the batch.
+    Loss, gradients and scalars are those of the whole batch, term by term, also where parts have
+    unequal numbers of tokens that count. Two things differ: BatchNorm normalises within a part and
+    passes its statistics on, and each part draws its own randomness. The rows of the collection
+    `carry` go with the rows of the batch.
 
     Raises:
-        UserError: `n` is not positive, or, while tracing, does not divide the batch.
+        UserError: `n` is not positive; or, while tracing, it does not divide the batch, or a row's
+            loss depends on other rows (`Objective.coupled`).
     """
     if n < 1:
         raise UserError(f"gradients are accumulated over at least one part, not {n}")
 
     def transform(fn: Callable[..., Any], **kwargs: Any) -> Callable[..., tuple[Any, Any]]:
-        return partial(_in_parts, grad(fn, **kwargs), n)
+        _check_uncoupled(fn, "accumulated over parts")
+        value_and_grad = grad(_share(fn), **kwargs)
+        return partial(_in_parts, _weights(fn), value_and_grad, n)
 
     return transform
 
 
 def per_device(mesh: Mesh, grad: Grad = jax.value_and_grad) -> Grad:
-    """Gradients of each device's rows alone, then their mean: what `pmap` codes computed.
+    """Gradients of each device's rows alone, then their sum: what `pmap` codes computed.
 
-    Each device counts by its `Aux.weight`, as a part does in `accumulate`. It differs from the
-    whole batch's in one thing: BatchNorm normalises by the statistics of a
-    device's own rows, as in Goyal et al. 2017, "Accurate, large minibatch SGD", section 2.3; the
-    running statistics are the devices' mean. Each device draws its own randomness. Params are whole
-    on every device while it computes; the mesh splits rows only.
+    Loss and gradients are those of the whole batch, as in `accumulate`. It differs in one thing:
+    BatchNorm normalises by the statistics of a device's own rows, as in Goyal et al. 2017,
+    "Accurate, large minibatch SGD", section 2.3; the running statistics are the devices' mean.
+    Each device draws its own randomness. Params are whole on every device while it computes; the
+    mesh splits rows only.
     """
     axes = tuple(axis for axis in BATCH_AXES if axis in mesh.axis_names)
+    whole, rows = PartitionSpec(), PartitionSpec(axes)
 
     def transform(fn: Callable[..., Any], **kwargs: Any) -> Callable[..., tuple[Any, Any]]:
-        value_and_grad = grad(fn, **kwargs)
+        _check_uncoupled(fn, "taken by each device alone")
+        value_and_grad = grad(_share(fn), **kwargs)
 
-        def own(params: Any, collections: Any, carried: Any, batch: Batch, key: Any) -> Any:
+        def own(
+            params: Any, collections: Any, carry: Any, batch: Batch, key: Any, step: Any
+        ) -> Any:
             key = jax.random.fold_in(key, jax.lax.axis_index(axes))
-            (loss, aux), gradient = value_and_grad(params, {**collections, **carried}, batch, key)
-            shared, carried = _apart(aux.collections)
-            weight = jax.lax.psum(aux.weight, axes)
-            mine = _times(aux.weight / jnp.maximum(weight, 1), (loss, aux.scalars, gradient))
-            loss, scalars, gradient = jax.lax.psum(mine, axes)
-            shared = jax.lax.pmean(shared, axes)
-            aux = aux._replace(collections=shared, scalars=scalars, weight=weight)
-            return ((loss, aux), gradient), carried
+            args = {**collections, **carry}, batch, key, step
+            weights = jax.lax.psum(_weights(fn)(params, *args), axes)
+            (loss, aux), gradient = value_and_grad(params, *args, weights)
+            shared, carry = _split_carry(aux.collections)
+            loss, gradient, totals = jax.lax.psum((loss, gradient, _totals(aux)), axes)
+            scalars = jax.lax.pmean(aux.scalars, axes)
+            aux = _joined_aux(aux, jax.lax.pmean(shared, axes), totals, weights, scalars)
+            return ((loss, aux), gradient), carry
 
-        whole, rows = PartitionSpec(), PartitionSpec(axes)
         # Not checked: values that come out of `pmean` are the same on all devices.
         mapped = jax.shard_map(
             own,
             mesh=mesh,
-            in_specs=(whole, whole, rows, rows, whole),
+            in_specs=(whole, whole, rows, rows, whole, whole),
             out_specs=(whole, rows),
             check_vma=False,
         )
 
-        def averaged(params: Any, collections: Any, batch: Batch, key: Any) -> tuple[Any, Any]:
-            mean, carried = mapped(params, *_apart(collections), batch, key)
-            (loss, aux), gradient = mean
-            return (loss, aux._replace(collections={**aux.collections, **carried})), gradient
+        def summed(
+            params: Any, collections: Any, batch: Batch, key: Any, step: Any = 0
+        ) -> tuple[Any, Any]:
+            result, carry = mapped(params, *_split_carry(collections), batch, key, step)
+            (loss, aux), gradient = result
+            return (loss, aux._replace(collections={**aux.collections, **carry})), gradient
 
-        return averaged
+        return summed
 
     return transform
 
 
 def _in_parts(
+    weights_of: Callable[..., Any],
     value_and_grad: Callable[..., tuple[Any, Any]],
     n: int,
     params: Any,
     collections: Any,
     batch: Batch,
     key: Any,
+    step: Any = 0,
 ) -> tuple[Any, Any]:
-    def add(carry: Any, part: tuple[Any, Batch, Any]) -> tuple[Any, Any]:
-        collections, total = carry
+    collections, carry = _split_carry(collections)
+    carry, batch = jax.tree.map(lambda x: _split_rows(x, n), (carry, batch))
+    parts = carry, batch, jax.random.split(key, n)
+
+    def weigh(_: None, part: Any) -> tuple[None, Any]:
         own, *rest = part
-        (loss, aux), gradient = value_and_grad(params, {**collections, **own}, *rest)
-        shared, own = _apart(aux.collections)
-        one = _times(aux.weight, (loss, aux.scalars, gradient))
-        return (shared, jax.tree.map(jnp.add, total, (one, aux.weight))), own
+        return None, weights_of(params, {**collections, **own}, *rest, step)
 
-    collections, own = _apart(collections)
-    own, batch = jax.tree.map(lambda x: _parts(x, n), (own, batch))
-    parts = own, batch, jax.random.split(key, n)
-    own, *first = jax.tree.map(lambda x: x[0], parts)
-    (loss, aux), gradient = jax.eval_shape(value_and_grad, params, {**collections, **own}, *first)
-    total = (loss, aux.scalars, gradient), aux.weight
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), total)
-    (collections, (sums, weight)), own = jax.lax.scan(add, (collections, zeros), parts)
-    loss, scalars, gradient = _times(1 / jnp.maximum(weight, 1), sums)
-    collections = {**collections, **jax.tree.map(_joined, own)}
-    aux = aux._replace(collections=collections, scalars=scalars, weight=weight)
-    return (loss, aux), gradient
+    weights = jax.tree.map(lambda x: x.sum(axis=0), jax.lax.scan(weigh, None, parts)[1])
+
+    def one_part(collections: Any, part: Any) -> tuple[Any, Any]:
+        own, *rest = part
+        return value_and_grad(params, {**collections, **own}, *rest, step, weights)
+
+    def add(carried: Any, part: Any) -> tuple[Any, Any]:
+        collections, total = carried
+        (loss, aux), gradient = one_part(collections, part)
+        shared, own = _split_carry(aux.collections)
+        found = loss, gradient, _totals(aux), aux.scalars
+        return (shared, jax.tree.map(jnp.add, total, found)), (own, _coefficients(aux))
+
+    first = jax.tree.map(lambda x: x[0], parts)
+    (loss, aux), gradient = jax.eval_shape(one_part, collections, first)
+    found = loss, gradient, _totals(aux), aux.scalars
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), found)
+    (collections, sums), (own, coefficients) = jax.lax.scan(add, (collections, zeros), parts)
+    loss, gradient, totals, scalars = sums
+    collections = {**collections, **jax.tree.map(_join_rows, own)}
+    ends = {k: TermSum(totals[k], weights[k], x[-1]) for k, x in coefficients.items()}
+    scalars = jax.tree.map(lambda x: x / n, scalars)
+    return (loss, _joined_aux(Aux({}, ends), collections, totals, weights, scalars)), gradient
 
 
-def _times(weight: Any, tree: Any) -> Any:
-    return jax.tree.map(lambda x: (x * weight).astype(x.dtype), tree)
+def _share(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """The part of the whole batch's loss that these rows make, given the whole batch's weights."""
+
+    def share(
+        params: Any, collections: Any, batch: Batch, key: Any, step: Any, weights: Any
+    ) -> tuple[Array, Aux]:
+        aux = _with_sums(*fn(params, collections, batch, key, step))
+        return loss_of(aux.sums, weights), aux
+
+    return share
 
 
-def _parts(x: Array, n: int) -> Array:
+def _weights(fn: Callable[..., Any]) -> Callable[..., dict[str, Array]]:
+    def weights(*args: Any) -> dict[str, Array]:
+        return {name: one.weight for name, one in _with_sums(*fn(*args)).sums.items()}
+
+    return weights
+
+
+def _with_sums(loss: Array, aux: Aux) -> Aux:
+    """A loss that is not made of terms is one, of weight 1 in each part."""
+    one = jnp.float32(1)
+    return aux if aux.sums else aux._replace(sums={"loss": TermSum(loss, one, one)})
+
+
+def _joined_aux(aux: Aux, collections: Any, totals: Any, weights: Any, scalars: Any) -> Aux:
+    """The whole batch's: a scalar that is a term's mean is so again, others are means of parts."""
+    sums = {k: TermSum(totals[k], weights[k], one.coefficient) for k, one in aux.sums.items()}
+    whole = {name: mean for name, mean in means(sums).items() if name in scalars}
+    return Aux(collections, sums, {**scalars, **whole})
+
+
+def _totals(aux: Aux) -> dict[str, Any]:
+    return {name: one.total for name, one in aux.sums.items()}
+
+
+def _coefficients(aux: Aux) -> dict[str, Any]:
+    return {name: one.coefficient for name, one in aux.sums.items()}
+
+
+def _check_uncoupled(fn: Any, what: str) -> None:
+    if reason := getattr(fn, "coupled", ""):
+        raise UserError(
+            f"this objective's gradient cannot be {what}: {reason}, so the loss of a part is not "
+            "a part of the loss. Use a smaller batch, --remat, or more devices."
+        )
+
+
+def _split_rows(x: Array, n: int) -> Array:
     """(B, ...) -> (n, B / n, ...), part i being the rows i, i + n, ...
 
     Neighbouring rows lie on one device, so that each device keeps its share of every part and
@@ -127,13 +199,13 @@ def _parts(x: Array, n: int) -> Array:
     return jnp.swapaxes(x.reshape(x.shape[0] // n, n, *x.shape[1:]), 0, 1)
 
 
-def _joined(parts: Array) -> Array:
-    """(n, B / n, ...) -> (B, ...), the rows as they stood before `_parts`."""
+def _join_rows(parts: Array) -> Array:
+    """(n, B / n, ...) -> (B, ...), the rows as they stood before `_split_rows`."""
     n, rows, *rest = parts.shape
     return jnp.swapaxes(parts, 0, 1).reshape(n * rows, *rest)
 
 
-def _apart(collections: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def _split_carry(collections: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """What all parts share, and what goes with the rows."""
     shared = {name: value for name, value in collections.items() if name != CARRY}
     return shared, {name: value for name, value in collections.items() if name == CARRY}

@@ -5,39 +5,89 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from jaxmodels.errors import UserError
-from jaxmodels.kernels.softplus import softplus
+from jaxmodels.kernels.binary_cross_entropy import binary_cross_entropy
 from jaxmodels.typing import Array
+
+__all__ = [
+    "binary_cross_entropy",
+    "check_label_smoothing",
+    "cross_entropy",
+    "flat",
+    "in_chunks",
+    "is_hit",
+    "token_scores",
+]
 
 
 def cross_entropy(
-    logits: Float[Array, "*rows V"], targets: Int[Array, "*rows"], label_smoothing: float = 0.0
+    logits: Float[Array, "*rows V"], targets: Shaped[Array, "..."], label_smoothing: float = 0.0
 ) -> Float[Array, "*rows"]:
-    """-log softmax(logits)[target] in float32, nats.
+    """-sum over classes of target * log softmax(logits), in float32, nats.
 
-    With smoothing a the target is (1 - a) one_hot + a / V (Szegedy et al. 2016, "Rethinking the
-    Inception architecture", section 7). A target is picked by comparison, not by index: the
-    gradient of a gather is a scatter into zeros as large as the logits. One outside the vocabulary
-    costs NaN.
+    Args:
+        logits: (..., V).
+        targets: classes (...), integers of any width; or distributions (..., V), floats.
+        label_smoothing: with a, the target is (1 - a) target + a / V (Szegedy et al. 2016,
+            "Rethinking the Inception architecture", section 7).
+
+    A class is picked by comparison, not by index: the gradient of a gather is a scatter into zeros
+    as large as the logits. One outside 0..V-1 costs NaN. `UserError` for targets of another shape.
     """
+    check_label_smoothing(label_smoothing)
+    soft = check_targets(logits, targets)
     logits = logits.astype(jnp.float32)
     V = logits.shape[-1]
-    own = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1) == targets[..., None]
-    picked = jnp.sum(jnp.where(own, logits, 0.0), axis=-1)
+    if soft:
+        targets = targets.astype(jnp.float32)
+        # Not targets * log_softmax: a class of probability 0 may have a logit of -inf.
+        picked = jnp.sum(jnp.where(targets != 0, targets * logits, 0.0), axis=-1)
+        mass, known = jnp.sum(targets, axis=-1), True
+    else:
+        # Widened first: 256 is 0 in 8 bits.
+        targets = targets.astype(jnp.promote_types(targets.dtype, jnp.int32))
+        classes = jax.lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1)
+        picked = jnp.sum(jnp.where(classes == targets[..., None], logits, 0.0), axis=-1)
+        mass, known = 1.0, (targets >= 0) & (targets < V)
     if label_smoothing:
-        mean = jnp.sum(logits, axis=-1) / V
-        picked = (1 - label_smoothing) * picked + label_smoothing * mean
-    known = (targets >= 0) & (targets < V)
-    return jnp.where(known, jax.nn.logsumexp(logits, axis=-1) - picked, jnp.nan)
+        picked = (1 - label_smoothing) * picked + label_smoothing * jnp.sum(logits, axis=-1) / V
+        mass = (1 - label_smoothing) * mass + label_smoothing
+    return jnp.where(known, mass * jax.nn.logsumexp(logits, axis=-1) - picked, jnp.nan)
 
 
-def judged(
-    logits: Float[Array, "*rows V"], targets: Int[Array, "*rows"]
+def token_scores(
+    logits: Float[Array, "*rows V"], targets: Shaped[Array, "..."]
 ) -> tuple[Float[Array, "*rows"], Bool[Array, "*rows"]]:
     """`cross_entropy`, and whether the target has the largest logit."""
-    return cross_entropy(logits, targets), jnp.argmax(logits, axis=-1) == targets
+    return cross_entropy(logits, targets), is_hit(logits, targets)
+
+
+def is_hit(logits: Float[Array, "*rows V"], targets: Shaped[Array, "..."]) -> Bool[Array, "*rows"]:
+    """Whether the largest logit is the target's, or, of a distribution, its likeliest class's."""
+    best = targets.argmax(axis=-1) if check_targets(logits, targets) else targets
+    return jnp.argmax(logits, axis=-1) == best
+
+
+def check_targets(logits: Array, targets: Array) -> bool:
+    """Whether the targets are distributions (floats); `UserError` where their shape is neither."""
+    soft = jnp.issubdtype(targets.dtype, jnp.floating)
+    expected = logits.shape if soft else logits.shape[:-1]
+    if targets.shape != expected:
+        kind = "distributions over the classes" if soft else "classes"
+        raise UserError(
+            f"targets have shape {targets.shape} and dtype {targets.dtype}; for logits of shape "
+            f"{logits.shape} {kind} of shape {expected} are expected"
+            + (". Remove the last axis: `labels[..., 0]`." if targets.shape[-1:] == (1,) else ".")
+        )
+    return soft
+
+
+def check_label_smoothing(smoothing: float) -> None:
+    """Raise `UserError` unless it is in 0..1."""
+    if not 0 <= smoothing <= 1:
+        raise UserError(f"Label smoothing is a share in 0..1; got {smoothing}.")
 
 
 def in_chunks(
@@ -63,8 +113,8 @@ def in_chunks(
         return jnp.moveaxis(x.reshape(x.shape[0], -1, n, *x.shape[2:]), 2, 0)  # n B T/n ...
 
     one = jax.checkpoint(score)
-    found = jax.lax.map(lambda part: one(*part), (parts(features), parts(targets)))
-    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 2).reshape(len(targets), -1)[:, :T], found)
+    scores = jax.lax.map(lambda part: one(*part), (parts(features), parts(targets)))
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 2).reshape(len(targets), -1)[:, :T], scores)
 
 
 def flat(images: Float[Array, "B *image"]) -> Float[Array, "B values"]:
@@ -73,10 +123,3 @@ def flat(images: Float[Array, "B *image"]) -> Float[Array, "B values"]:
     XLA's CPU compiler computes a sum over (H, W, 1) value by value, 60 times slower.
     """
     return images.reshape(len(images), -1).astype(jnp.float32)
-
-
-def binary_cross_entropy(
-    logits: Float[Array, "*#any"], targets: Float[Array, "*#any"]
-) -> Float[Array, "*any"]:
-    """-x log p - (1 - x) log(1 - p) of each element, p = sigmoid(logits), in nats."""
-    return softplus(logits) - targets * logits

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import Any
 
 ROUNDING = 1e-9
 """Relative: 1 - 0.9905 is not 0.0095 in binary, and such a difference must not decide."""
@@ -57,8 +58,10 @@ class Published:
         metrics: values by full name, such as `{"test/error": 0.0095}`.
         dataset: the name of the dataset, as the experiment's `--dataset` has it.
         source: the publication, such as "LeCun et al. 1998, table 1".
+        setting: the publication's hyperparameters, where they are not the experiment's defaults.
     """
 
     metrics: Mapping[str, float]
     dataset: str
     source: str = ""
+    setting: Mapping[str, Any] = dataclasses.field(default_factory=dict)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxmodels import tree
+from jaxmodels.errors import UserError
 from jaxmodels.typing import Params
 
 
@@ -52,18 +53,26 @@ def ema(decay: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-def averaged(opt_state: Any) -> Params:
-    """The average that `ema` keeps in this optimizer state.
+def averaged(state: Any) -> Params:
+    """The average of the params that `ema` keeps in this training state; frozen ones as they are.
+
+    It is what `Experiment.eval_params` takes.
 
     Raises:
-        ValueError: the chain holds no `ema`, or more than one.
+        UserError: the optimizer's chain holds no `ema`, or more than one.
     """
-    found = [leaf for leaf in jax.tree.leaves(opt_state, is_leaf=_is_ema) if _is_ema(leaf)]
-    if len(found) != 1:
-        raise ValueError(
-            f"expected one optimizers.ema in the optimizer's chain, found {len(found)}"
+    nodes = jax.tree.leaves(state.opt_state, is_leaf=_is_ema)
+    averages = [node.ema for node in nodes if _is_ema(node)]
+    if len(averages) != 1:
+        raise UserError(
+            f"expected one optimizers.ema in the optimizer's chain, found {len(averages)}"
         )
-    return found[0].ema
+    return jax.tree.map(
+        lambda average, param: param if average is None else average,
+        averages[0],
+        state.params,
+        is_leaf=lambda x: x is None,
+    )
 
 
 def _is_ema(node: Any) -> bool:

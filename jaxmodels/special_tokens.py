@@ -1,5 +1,8 @@
 """The ids that all vocabularies of words and sub-words begin with."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from jaxtyping import Int
 
@@ -11,3 +14,14 @@ def truncate_at_eos(tokens: Int[np.ndarray, "B T"], stop: int = EOS) -> list[lis
     """The ids of each row before `stop`; the whole row where it has none."""
     ends = np.where((tokens == stop).any(1), (tokens == stop).argmax(1), tokens.shape[1])
     return [row[:end].tolist() for row, end in zip(tokens, ends, strict=True)]
+
+
+def split_target(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """A batch of translation with what teacher forcing needs, from `target` (B, T + 1).
+
+    Adds `decoder_tokens` (B, T), the target without its last token; `targets` (B, T), without its
+    first; and `valid` (B, T), False where these are padding.
+    """
+    target = batch["target"]
+    decoder_tokens, targets = target[:, :-1], target[:, 1:]
+    return {**batch, "decoder_tokens": decoder_tokens, "targets": targets, "valid": targets != PAD}

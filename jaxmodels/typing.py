@@ -6,10 +6,12 @@ Axis letters, the same everywhere (shape annotations, einsums, comments):
     W width   C channels       K classes       V vocabulary Z latent
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+
+from jaxmodels.errors import UserError
 
 Array = jax.Array
 Key = jax.Array
@@ -35,7 +37,7 @@ outputs against other rows' targets. `tests/test_placement.py` would see it.
 
 @runtime_checkable
 class Model(Protocol):
-    """What the rest of the package asks of a network: Flax's two pure functions."""
+    """A network: Flax's two pure functions."""
 
     def init(self, rngs: Any, *args: Any, **kwargs: Any) -> Any:
         """Make the variables: `{"params": ..., other collections}`."""
@@ -44,3 +46,107 @@ class Model(Protocol):
     def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
         """Compute the outputs; with `mutable`, a pair of outputs and new collections."""
         ...
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """What training minimises; made by `jaxmodels.objectives`, or any object with these two.
+
+    `--precision` and `--remat` further need a dataclass field `model`, or a method `map_model(fn)`.
+    """
+
+    def init(self, key: Key, batch: Batch) -> tuple[Params, Collections]:
+        """Make params and other collections for batches like this one."""
+        ...
+
+    def __call__(
+        self, params: Params, collections: Collections, batch: Batch, key: Key, step: Any = 0
+    ) -> tuple[Array, Any]:
+        """The loss of a batch, and an `Aux` (see `jaxmodels.terms`)."""
+        ...
+
+
+@runtime_checkable
+class TrainingData(Protocol):
+    """Batches by step number, as `Split.batches` and `data.text.stream` make them."""
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of a batch."""
+        ...
+
+    @property
+    def example(self) -> Mapping[str, jax.ShapeDtypeStruct]:
+        """Shapes and dtypes of a raw batch."""
+        ...
+
+    @property
+    def split(self) -> Any:
+        """The examples: a `name`, a length, `preprocess` and `example`."""
+        ...
+
+    def iterate(self, start: int, stop: int, rows: Any = None) -> Iterator[Batch]:
+        """Batches start..stop-1; of each only these rows, where given."""
+        ...
+
+    def prepare(self, key: Key, batch: Batch) -> Batch:
+        """Preprocessing and augmentation of a raw batch: pure, under `jit`."""
+        ...
+
+    def reseed(self, seed: int) -> "TrainingData":
+        """The same examples in the order of another seed."""
+        ...
+
+
+@runtime_checkable
+class Reduction(Protocol):
+    """How the statistics of batches become those of a split: zero, update, result."""
+
+    def zero(self, statistics: Any) -> Any:
+        """The total of no batch; `statistics` are shapes and dtypes of one batch's."""
+        ...
+
+    def update(self, total: Any, statistics: Any, mask: Array) -> Any:
+        """The total with one more batch, of which the rows where `mask` (B,) is true count."""
+        ...
+
+    def result(self, total: Any) -> Any:
+        """The total as numpy arrays, for `Evaluation.summary`."""
+        ...
+
+
+@runtime_checkable
+class Evaluation(Protocol):
+    """A model measured on a split; made by `jaxmodels.metrics`, or any object with these parts.
+
+    Attributes are described at `metrics.Evaluation`.
+    """
+
+    model: Model
+    split: Any
+    inputs: Sequence[str]
+    statistics: Callable[[Any, Batch], Any]
+    summary: Callable[[Any], Mapping[str, Any]]
+    metrics: Mapping[str, Any]
+    reduction: Reduction
+    prepare: Callable[[Batch], Batch] | None
+    batch_size: int
+    per_example_keys: bool
+    stateful: bool
+
+
+def batch_fields(batch: Batch, names: Sequence[str]) -> tuple[Any, ...]:
+    """The batch's fields of these names, a model's arguments; "segments?" may be absent.
+
+    Raises:
+        UserError: a field is missing; it says which there are.
+    """
+    optional = {name.removesuffix("?") for name in names if name.endswith("?")}
+    wanted = [name.removesuffix("?") for name in names]
+    missing = [name for name in wanted if name not in batch and name not in optional]
+    if missing:
+        raise UserError(
+            f"the batch has no field {missing[0]!r}; it has {', '.join(batch)}. Name the fields "
+            "that the model reads with `inputs=`, and the target with `target=`."
+        )
+    return tuple(batch[name] for name in wanted if name in batch)

@@ -337,7 +337,7 @@ def operations(case: Case) -> int | None:
     work = work_of(dataclasses.replace(case, loss="whole"))
     parts = work.objective, work.optimizer
     mesh = sharding.mesh(devices=jax.devices()[:1])
-    state = train.abstract(*parts, work.batch, mesh)
+    state = train.abstract_state(*parts, work.batch, mesh)
     with attending("xla"):  # a fused kernel's products are in no jaxpr
         return flops.count(train.update(*parts), state, work.batch).matmul
 

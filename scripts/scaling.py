@@ -56,9 +56,9 @@ def plan_row(options: Options, size: str, target: plan.Target, mesh_spec: str) -
     example = {"tokens": tokens, "targets": tokens}
     sharding.local_rows(mesh, tokens.shape[0])
     rule = sharding.tensor(model.tensor_dims)
-    state = train.abstract(objective, optimizer, example, mesh, rule)
+    state = train.abstract_state(objective, optimizer, example, mesh, rule)
     objective = dataclasses.replace(objective, model=Cast(objective.model))
-    step = train.placed_step(train.update(objective, optimizer), state)
+    step = train.jit_step(train.update(objective, optimizer), state)
     return plan.plan(step, state, example, mesh, target)
 
 

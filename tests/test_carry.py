@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from jaxmodels import grads, metrics, objectives, sharding, train
-from jaxmodels.adapters.state import Carried
+from jaxmodels.adapters import Stateful
 from jaxmodels.data import text
 from jaxmodels.layers.cells import GRU
 from jaxmodels.layers.recurrent import Recurrent
@@ -111,7 +111,7 @@ def test_figures_do_not_depend_on_the_windows(spec, length):
 
 def test_a_shorter_type_keeps_the_carry_in_its_own():
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), begin_params())
-    model, inputs = Carried(MODEL), (batch(0)["tokens"], batch(0)["first"])
+    model, inputs = Stateful(MODEL), (batch(0)["tokens"], batch(0)["first"])
     variables = model.init(jax.random.key(0), *inputs)
     _, changed = model.apply({**variables, "params": half}, *inputs, mutable=[CARRY])
     kinds = {leaf.dtype for leaf in jax.tree.leaves(changed[CARRY])}
@@ -121,6 +121,20 @@ def test_a_shorter_type_keeps_the_carry_in_its_own():
 def begin_params():
     variables = MODEL.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))
     return variables["params"]
+
+
+@pytest.mark.parametrize("mutable", [True, CARRY, [CARRY], ("batch_stats", CARRY)])
+def test_the_carry_is_returned_where_it_is_mutable(mutable):
+    model, inputs = Stateful(MODEL), (batch(0)["tokens"], batch(0)["first"])
+    variables = model.init(jax.random.key(0), *inputs)
+    outputs, changed = model.apply(variables, *inputs, mutable=mutable)
+    assert set(changed) - {"params"} == {CARRY}
+    for nothing in (False, "batch_stats", []):
+        other = model.apply(variables, *inputs, mutable=nothing)
+        if nothing is not False:
+            other, changed = other
+            assert not changed
+        np.testing.assert_array_equal(other, outputs)
 
 
 def test_the_carry_is_no_part_of_an_evaluation_that_does_not_carry(one):

@@ -35,9 +35,9 @@ def compiled(mesh, model=MODEL, make=objectives.next_token):
     tokens = jax.ShapeDtypeStruct((B, T), jnp.int32)
     example = {"tokens": tokens, "targets": tokens}
     rule = sharding.tensor(model.tensor_dims)
-    state = train.abstract(objective, optimizer, example, mesh, rule)
+    state = train.abstract_state(objective, optimizer, example, mesh, rule)
     batch = sharding.abstract_batch(example, mesh)
-    step = train.placed_step(train.update(objective, optimizer), state)
+    step = train.jit_step(train.update(objective, optimizer), state)
     program = hlo.parse_hlo(step.lower(state, batch).compile().as_text())
     return flops.count(step, state, batch).matmul, program
 

@@ -1,6 +1,5 @@
 """What changes how a step is computed, on every kind of mesh, and with each other."""
 
-import dataclasses
 import functools
 
 import flax.linen as nn
@@ -11,8 +10,7 @@ import optax
 import pytest
 
 from jaxmodels import grads, objectives, sharding, train
-from jaxmodels.adapters.precision import Cast
-from jaxmodels.adapters.remat import POLICIES, saving
+from jaxmodels.adapters import POLICIES, Cast, map_model, remat
 from jaxmodels.models import causal_lm
 from jaxmodels.sharding import rules
 
@@ -23,25 +21,25 @@ IDS = np.random.default_rng(0).integers(1, 16, (16, 9)).astype(np.int32)
 BATCH = {"tokens": IDS[:, :-1], "targets": IDS[:, 1:]}
 ONE = sharding.mesh(devices=jax.devices()[:1])
 
-# What is kept for the gradient, parts of the batch, precision, and turns of the loop over layers.
+# Rematerialisation, parts of the batch, precision, and turns of the loop over layers.
 TABLE = {
-    "plain": ("everything", 1, jnp.float32, 1),
+    "plain": ("none", 1, jnp.float32, 1),
     "dots": ("dots", 1, jnp.float32, 1),
-    "nothing": ("nothing", 1, jnp.float32, 1),
-    "accumulated": ("everything", 2, jnp.float32, 1),
-    "bf16": ("everything", 1, jnp.bfloat16, 1),
-    "unrolled": ("everything", 1, jnp.float32, 3),
-    "all": ("nothing", 2, jnp.bfloat16, 3),
+    "full": ("full", 1, jnp.float32, 1),
+    "accumulated": ("none", 2, jnp.float32, 1),
+    "bf16": ("none", 1, jnp.bfloat16, 1),
+    "unrolled": ("none", 1, jnp.float32, 3),
+    "all": ("full", 2, jnp.bfloat16, 3),
 }
 
 
-def losses(saved, parts, dtype, unroll, mesh):
+def losses(policy, parts, dtype, unroll, mesh):
     objective = objectives.next_token(MODEL.clone(unroll=unroll))
     state = train.init(jax.random.key(0), objective, OPTIMIZER, BATCH, mesh, rule())
-    if POLICIES[saved] is not None:
-        objective = saving(objective, POLICIES[saved])
+    if POLICIES[policy] is not None:
+        objective = map_model(objective, lambda model: remat(model, POLICIES[policy]))
     if dtype != jnp.float32:
-        objective = dataclasses.replace(objective, model=Cast(objective.model, dtype))
+        objective = map_model(objective, lambda model: Cast(model, dtype))
     step = train.make_step(objective, OPTIMIZER, grads.accumulate(parts))
     found = []
     for _ in range(3):
@@ -56,7 +54,7 @@ def rule():
 
 @functools.cache
 def expected(dtype):
-    return losses("everything", 1, dtype, 1, ONE)
+    return losses("none", 1, dtype, 1, ONE)
 
 
 def cases():
@@ -87,7 +85,7 @@ def test_a_model_without_blocks_is_computed_again_as_a_whole():
             params, stats, batch, jax.random.key(1)
         )
 
-    again = saving(objective, POLICIES["nothing"])
+    again = map_model(objective, lambda model: remat(model, POLICIES["full"]))
     jax.tree.map(near, step(again), step(objective))
     assert "remat" in str(jax.make_jaxpr(again)(params, stats, batch, jax.random.key(1)))
 
@@ -153,7 +151,7 @@ def gradient_of_unequal(grad, mesh=ONE):
     (loss, aux), found = jax.jit(grad(objective, has_aux=True))(
         state.params, {}, sharding.shard_batch(unequal(), mesh), jax.random.key(1)
     )
-    return jax.device_get((loss, aux.weight, found))
+    return jax.device_get((loss, aux.sums["cross_entropy"].weight, found))
 
 
 def test_parts_count_by_their_tokens():

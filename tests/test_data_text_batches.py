@@ -202,12 +202,12 @@ class TestStream:
             def init(self, rngs, tokens):
                 return {}
 
-            def apply(self, variables, tokens, rngs, mutable):
+            def apply(self, variables, tokens, mutable):
                 return tokens, {}
 
         for split in (text.consecutive(IDS, 1, T), text.blocks(IDS, T)):
             evaluation = Evaluation(
-                Echo(), split, lambda batch: (batch["tokens"],), statistics, dict, batch_size=1
+                Echo(), split, ("tokens",), statistics, dict, batch_size=1
             )
             assert evaluate(evaluation, {}, {}, sharding.mesh())["tokens"] == len(IDS) - 1
 

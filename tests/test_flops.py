@@ -299,7 +299,7 @@ def test_a_training_step_of_gpt():
     def counted(dropout):
         model = gpt2(64, context=16, width=8, depth=2, num_heads=2, dropout=dropout)
         objective = objectives.next_token(model)
-        state = train.abstract(objective, optimizer, batch, sharding.mesh())
+        state = train.abstract_state(objective, optimizer, batch, sharding.mesh())
         return flops.count(train.update(objective, optimizer), state, batch)
 
     step, dropped = counted(0.0), counted(0.1)

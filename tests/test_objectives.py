@@ -1,4 +1,6 @@
-"""Losses, penalties, the optimizer's links and accumulated gradients."""
+"""Objectives: terms, penalties, accumulated gradients; the optimizer's links."""
+
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -8,7 +10,6 @@ import optax
 import pytest
 
 from jaxmodels import grads, objectives, optimizers, tree
-from jaxmodels.adapters.precision import Cast
 from jaxmodels.errors import UserError
 from jaxmodels.models.mlp import MLP
 
@@ -32,7 +33,7 @@ def labelled(n=12):
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_cross_entropy_is_optaxs(smoothing):
-    objective = objectives.classification(MLP((4,)), smoothing)
+    objective = objectives.classification(MLP((4,)), label_smoothing=smoothing)
     params, collections = objective.init(KEY, labelled())
     loss, aux = objective(params, collections, labelled(), KEY)
     logits = MLP((4,)).apply({"params": params}, labelled()["image"])
@@ -109,6 +110,13 @@ def test_under_sgd_decoupled_decay_equals_the_penalty():
         np.testing.assert_array_equal(decoupled["bias"], params["bias"])
 
 
+class Trained(NamedTuple):
+    """What `averaged` reads of a training state."""
+
+    params: Any
+    opt_state: Any
+
+
 def test_ema_is_the_average_of_the_params():
     params = {"kernel": jnp.array([[4.0]])}
     one = jax.tree.map(jnp.ones_like, params)
@@ -116,12 +124,13 @@ def test_ema_is_the_average_of_the_params():
     params, state = stepped(optimizer, params, one, steps=2)
     assert float(params["kernel"][0, 0]) == 2.0
     # 4, then 0.75 * 4 + 0.25 * 3 = 3.75, then 0.75 * 3.75 + 0.25 * 2 = 3.3125
-    assert float(optimizers.averaged(state)["kernel"][0, 0]) == 3.3125
+    assert float(optimizers.averaged(Trained(params, state))["kernel"][0, 0]) == 3.3125
 
 
 def test_averaged_asks_for_an_ema():
-    with pytest.raises(ValueError, match=r"expected one optimizers.ema .* found 0"):
-        optimizers.averaged(optax.adam(1e-3).init({"w": jnp.zeros(2)}))
+    params = {"w": jnp.zeros(2)}
+    with pytest.raises(UserError, match=r"expected one optimizers.ema .* found 0"):
+        optimizers.averaged(Trained(params, optax.adam(1e-3).init(params)))
 
 
 @pytest.mark.parametrize("n", [1, 2, 4])
@@ -154,18 +163,173 @@ def test_accumulation_refuses_parts_that_do_not_fit():
         grads.accumulate(5)(objective, has_aux=True)(params, collections, labelled(), KEY)
 
 
-def test_cast_computes_in_bfloat16_and_returns_float32():
-    model = Cast(Normed())
-    variables = model.init(KEY, labelled()["image"])
-    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
-    outputs, collections = model.apply(
-        variables, labelled()["image"], train=True, rngs={"dropout": KEY}, mutable=["batch_stats"]
+class Sowing(nn.Module):
+    """Sows a loss and an intermediate, also during initialisation, and has a head for training."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        h = nn.Dense(4, name="dense")(x)
+        self.sow("losses", "activity", jnp.mean(jnp.square(h)))
+        self.sow("intermediates", "hidden", h)
+        if train:
+            h = h + 0 * nn.Dense(4, name="auxiliary")(x)
+        return h
+
+
+def test_sown_losses_are_a_term_and_what_is_sown_is_no_state():
+    objective = objectives.classification(Sowing())
+    params, collections = objective.init(KEY, labelled())
+    assert not collections
+    assert set(params) == {"dense", "auxiliary"}  # a head that only training has
+    loss, aux = jax.jit(objective)(params, collections, labelled(), KEY)
+    assert not aux.collections
+    h = nn.Dense(4).apply({"params": params["dense"]}, labelled()["image"])
+    np.testing.assert_allclose(aux.scalars["sown"], np.mean(np.square(h)), rtol=1e-5)
+    np.testing.assert_allclose(loss, aux.scalars["cross_entropy"] + aux.scalars["sown"], rtol=1e-6)
+
+
+def weighted_score(weights):
+    """Two terms whose weights differ from row to row, one with a schedule."""
+
+    def score(outputs, batch):
+        return {
+            "square": objectives.Term(jnp.square(outputs).sum(-1), batch["weight"]),
+            "mean": objectives.Term(outputs.mean(-1), coefficient=lambda step: 0.5 * step),
+            "seen": objectives.Term(outputs.max(-1), batch["weight"], coefficient=0.0),
+        }
+
+    return score
+
+
+@pytest.mark.parametrize("n", [2, 3, 6])
+@pytest.mark.parametrize("scale", [1.0, 0.01])
+def test_terms_are_accumulated_each_by_its_own_weight(n, scale):
+    batch = {**labelled(), "weight": scale * jnp.arange(12.0) ** 2}
+    objective = objectives.Objective(MLP((5, 4)), ("image",), weighted_score("weight"))
+    params, collections = objective.init(KEY, batch)
+    arguments = params, collections, batch, KEY, jnp.int32(3)
+    (loss, aux), gradient = jax.jit(jax.value_and_grad(objective, has_aux=True))(*arguments)
+    outputs = MLP((5, 4)).apply({"params": params}, batch["image"])
+    square = np.average(np.square(outputs).sum(-1), weights=batch["weight"])
+    np.testing.assert_allclose(loss, square + 1.5 * outputs.mean(), rtol=1e-5)
+    accumulated = jax.jit(grads.accumulate(n)(objective, has_aux=True))(*arguments)
+    same = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)  # noqa: E731
+    jax.tree.map(same, ((loss, aux), gradient), accumulated)
+
+
+def test_a_batch_that_counts_nothing_has_no_loss():
+    batch = {**labelled(), "weight": jnp.zeros(12)}
+    objective = objectives.Objective(
+        MLP((4,)), ("image",), lambda y, b: {"only": objectives.Term(y.sum(-1), b["weight"])}
     )
-    assert {leaf.dtype for leaf in jax.tree.leaves((outputs, collections))} == {
-        jnp.dtype("float32")
-    }
-    evaluated = model.apply(variables, labelled()["image"])
-    exact = Normed().apply(variables, labelled()["image"])
-    assert 0 < np.abs(evaluated - exact).max() < 0.05  # bfloat16 has 8 bits: 2**-8 of a few units
-    text = str(jax.make_jaxpr(model.apply)(variables, labelled()["image"]))
-    assert "bf16[12,4]" in text
+    params, _ = objective.init(KEY, batch)
+    (loss, _), gradient = jax.value_and_grad(objective, has_aux=True)(params, {}, batch, KEY)
+    assert loss == 0
+    jax.tree.map(lambda g: np.testing.assert_array_equal(g, 0), gradient)
+
+
+def test_in_batch_negatives_are_not_accumulated():
+    class Towers(nn.Module):
+        @nn.compact
+        def __call__(self, x, train=False):
+            return nn.Dense(3, name="one")(x), nn.Dense(3, name="other")(x)
+
+    objective = objectives.contrastive(Towers(), ("image",))
+    params, _ = objective.init(KEY, labelled())
+    loss, _ = objective(params, {}, labelled(), KEY)
+    one, other = Towers().apply({"params": params}, labelled()["image"])
+    one, other = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (one, other))
+    logits = jnp.asarray(one @ other.T / 0.07)
+    own = jnp.arange(12)
+    both = [
+        optax.softmax_cross_entropy_with_integer_labels(x, own).mean() for x in (logits, logits.T)
+    ]
+    np.testing.assert_allclose(loss, np.mean(both), rtol=1e-5)
+    for whole in (objective, objective.after(lambda key, batch: batch)):
+        with pytest.raises(UserError, match="negatives are the other rows"):
+            grads.accumulate(2)(whole, has_aux=True)
+
+
+def test_preparations_compose():
+    double = objectives.Objective(
+        MLP((4,)),
+        ("image",),
+        objectives.classification(MLP((4,))).score,
+        prepare=lambda key, batch: {**batch, "image": 2 * batch["image"]},
+    )
+    plus = double.after(lambda key, batch: {**batch, "image": batch["image"] + 1})
+    params, _ = plus.init(KEY, labelled())
+    both = {**labelled(), "image": 2 * (labelled()["image"] + 1)}
+    expected, _ = objectives.classification(MLP((4,)))(params, {}, both, KEY)
+    assert plus(params, {}, labelled(), KEY)[0] == expected
+
+
+def test_soft_targets_are_distributions():
+    soft = jax.nn.softmax(jax.random.normal(KEY, (12, 4)))
+    batch = {**labelled(), "label": soft}
+    objective = objectives.classification(MLP((4,)), label_smoothing=0.2)
+    params, _ = objective.init(KEY, batch)
+    logits = MLP((4,)).apply({"params": params}, batch["image"])
+    expected = optax.softmax_cross_entropy(logits, 0.8 * soft + 0.2 / 4).mean()
+    np.testing.assert_allclose(objective(params, {}, batch, KEY)[0], expected, rtol=1e-6)
+
+
+def test_multi_label_targets_count_each_class():
+    targets = (jax.random.uniform(KEY, (12, 4)) > 0.5).astype(jnp.int32)
+    batch = {**labelled(), "label": targets}
+    objective = objectives.multilabel_classification(MLP((4,)))
+    params, _ = objective.init(KEY, batch)
+    logits = MLP((4,)).apply({"params": params}, batch["image"])
+    expected = optax.sigmoid_binary_cross_entropy(logits, targets).mean()
+    np.testing.assert_allclose(objective(params, {}, batch, KEY)[0], expected, rtol=1e-6)
+    with pytest.raises(UserError, match="one number for each class"):
+        objective(params, {}, labelled(), KEY)
+
+
+def test_inputs_and_target_are_names_of_fields():
+    batch = {"sound": labelled()["image"], "word": labelled()["label"]}
+    objective = objectives.classification(MLP((4,)), ("sound",), "word")
+    params, _ = objective.init(KEY, batch)
+    plain = objectives.classification(MLP((4,)))
+    assert objective(params, {}, batch, KEY)[0] == plain(params, {}, labelled(), KEY)[0]
+    with pytest.raises(UserError, match="no field 'sound'; it has image, label"):
+        objective.init(KEY, labelled())
+
+
+@pytest.mark.parametrize("make", [objectives.classification, objectives.regression])
+def test_targets_of_another_shape_are_refused(make):
+    batch = {"image": jnp.zeros((12, 6)), "label": jnp.zeros((12, 1), jnp.int32)}
+    objective = make(MLP((4,)), ("image",), "label")
+    params, _ = objective.init(KEY, batch)
+    with pytest.raises(UserError, match=r"shape"):
+        objective(params, {}, batch, KEY)
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 1.5, float("nan")])
+@pytest.mark.parametrize(
+    "make", [objectives.classification, objectives.token_classification, objectives.seq2seq]
+)
+def test_label_smoothing_is_a_share(make, smoothing):
+    with pytest.raises(UserError, match="share in 0..1"):
+        make(MLP((4,)), label_smoothing=smoothing)
+
+
+class Plain:
+    """An objective of a user's own: `init` and `__call__`, no terms."""
+
+    def init(self, key, batch):
+        return {"w": jnp.ones(6)}, {}
+
+    def __call__(self, params, collections, batch, key, step=0):
+        loss = jnp.mean(jnp.square(batch["image"] @ params["w"]))
+        return loss, objectives.Aux(collections, scalars={"norm": jnp.sum(params["w"])})
+
+
+def test_an_objective_needs_only_init_and_call():
+    params, collections = Plain().init(KEY, labelled())
+    arguments = params, collections, labelled(), KEY
+    expected = jax.value_and_grad(Plain(), has_aux=True)(*arguments)
+    (loss, aux), gradient = grads.accumulate(3)(Plain(), has_aux=True)(*arguments)
+    np.testing.assert_allclose(loss, expected[0][0], rtol=1e-5)
+    np.testing.assert_allclose(gradient["w"], expected[1]["w"], rtol=1e-5)
+    assert float(aux.scalars["norm"]) == 6

@@ -124,7 +124,7 @@ def test_the_axes_that_do_not_divide_a_param_are_told():
     model = gpt2(vocab_size=257, context=64, width=96, depth=1, num_heads=6)
     example = {name: jax.ShapeDtypeStruct((8, 64), jnp.int32) for name in ("tokens", "targets")}
     objective, rule = objectives.next_token(model), sharding.tensor(model.tensor_dims)
-    state = train.abstract(objective, optax.sgd(0.1), example, mesh, rule)
+    state = train.abstract_state(objective, optax.sgd(0.1), example, mesh, rule)
     step = jax.jit(lambda state, batch: state)
     made = plan.plan(step, state, example, mesh, target)
     placed = {leaf.path.removeprefix("stack/layers/block/"): leaf for leaf in made.placement}

@@ -1,4 +1,4 @@
-"""Computing in a shorter type than the params are kept in."""
+"""Mixed precision: computing in a shorter dtype than the params are kept in."""
 
 import dataclasses
 from typing import Any
@@ -6,41 +6,41 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxmodels.typing import Model
+from jaxmodels.adapters.base import Adapter
 
 
 @dataclasses.dataclass(frozen=True)
-class Cast:
-    """A model that computes in `dtype` and returns float32; params stay float32 outside it.
+class Cast(Adapter):
+    """Computes in `dtype` and returns float32; params stay float32 outside.
 
-    Params and float inputs are cast on the way in, so that gradients come back as float32. Other
-    collections are not cast: BatchNorm's statistics are sums, and Flax computes them in float32.
-    Micikevicius et al. 2018, "Mixed precision training"; bfloat16 needs no loss scaling.
+    Params and float inputs are cast on the way in, so gradients come back as float32. Other
+    collections are not cast: BatchNorm's statistics are sums, which Flax computes in float32.
+    What a loss compares outputs with must come from the batch, not from a model's inputs, which
+    are rounded here. Micikevicius et al. 2018, "Mixed precision training"; bfloat16 needs no loss
+    scaling.
     """
 
-    model: Model
     dtype: Any = jnp.bfloat16
 
-    def __getattr__(self, name: str) -> Any:
-        if name == "model":  # while it is being copied
-            raise AttributeError(name)
-        return getattr(self.model, name)
-
-    def init(self, *args: Any, **kwargs: Any) -> Any:
-        """Make the variables, in float32."""
-        return self.model.init(*args, **kwargs)
-
     def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
-        """Compute in `dtype`."""
-        variables = {**variables, "params": _cast(variables["params"], self.dtype)}
-        outputs = self.model.apply(variables, *_cast(args, self.dtype), **kwargs)
+        """Compute in `dtype`; outputs of that dtype are returned as float32."""
+        if "params" in variables:
+            variables = {**variables, "params": self._shorten(variables["params"])}
+        outputs = self.model.apply(variables, *self._shorten(args), **self._shorten(kwargs))
         if kwargs.get("mutable", False) is False:
-            return _cast(outputs, jnp.float32)
+            return self._widen(outputs)
         outputs, collections = outputs
-        return _cast(outputs, jnp.float32), collections
+        return self._widen(outputs), collections
+
+    def _shorten(self, tree: Any) -> Any:
+        return jax.tree.map(lambda x: x.astype(self.dtype) if _is_float(x) else x, tree)
+
+    def _widen(self, tree: Any) -> Any:
+        def widen(x: Any) -> Any:
+            return x.astype(jnp.float32) if _is_float(x) and x.dtype == self.dtype else x
+
+        return jax.tree.map(widen, tree)
 
 
-def _cast(tree: Any, dtype: Any) -> Any:
-    return jax.tree.map(
-        lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
-    )
+def _is_float(x: Any) -> bool:
+    return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)

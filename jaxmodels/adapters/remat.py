@@ -1,4 +1,4 @@
-"""What a model keeps of its forward pass for the gradient; the rest is computed again.
+"""Rematerialisation (gradient checkpointing): activations computed again for the gradient.
 
 Chen et al. 2016, "Training deep nets with sublinear memory cost": memory for time.
 """
@@ -9,44 +9,43 @@ from typing import Any
 
 import jax
 
+from jaxmodels.adapters.base import Adapter
 from jaxmodels.typing import Model
 
-POLICIES: dict[str, Callable[..., Any] | None] = {
-    "everything": None,
-    # Not those with a batch axis on both sides: of attention, the scores.
+Policy = Callable[..., Any]
+
+POLICIES: dict[str, Policy | None] = {
+    "none": None,
+    # Not products with a batch axis on both sides: the scores of attention.
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "nothing": jax.checkpoint_policies.nothing_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
 }
-"""By what is kept: all intermediates; the results of dense layers; only each block's inputs."""
+"""What `--remat` names: nothing is computed again; all but the results of dense layers; all."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Checkpointed:
-    """A model of whose forward pass only what `policy` names is kept for the gradient."""
+class Remat(Adapter):
+    """`jax.checkpoint` of the whole model: what `policy` does not save is computed again."""
 
-    model: Model
-    policy: Callable[..., Any]
-
-    def init(self, *args: Any, **kwargs: Any) -> Any:
-        """Make the variables."""
-        return self.model.init(*args, **kwargs)
+    policy: Policy = jax.checkpoint_policies.nothing_saveable
 
     def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
-        """Compute the outputs."""
+        """Compute the outputs; arguments that are no arrays are static."""
+        leaves, structure = jax.tree.flatten((variables, args, kwargs))
+        arrays = {n: leaf for n, leaf in enumerate(leaves) if hasattr(leaf, "dtype")}
 
-        def run(variables: Any, *args: Any) -> Any:
+        def run(arrays: dict[int, Any]) -> Any:
+            whole = [arrays.get(n, leaf) for n, leaf in enumerate(leaves)]
+            variables, args, kwargs = jax.tree.unflatten(structure, whole)
             return self.model.apply(variables, *args, **kwargs)
 
-        return jax.checkpoint(run, policy=self.policy)(variables, *args)
+        return jax.checkpoint(run, policy=self.policy)(arrays)
 
 
-def saving(part: Any, policy: Callable[..., Any]) -> Any:
-    """The same objective, or model, with this policy for each block, or for all of the model.
+def remat(model: Model, policy: Policy) -> Model:
+    """The model with rematerialisation: of one block at a time where it has a field `remat`.
 
-    A stack of blocks has a `remat` of its own, so that one block at a time is computed again.
+    A model without that field is wrapped in `Remat`.
     """
-    inner = getattr(part, "model", None)
-    if inner is None:
-        has_blocks = hasattr(part, "remat") and hasattr(part, "clone")
-        return part.clone(remat=policy) if has_blocks else Checkpointed(part, policy)
-    return dataclasses.replace(part, model=saving(inner, policy))
+    fields = getattr(model, "__dataclass_fields__", {})
+    return model.clone(remat=policy) if "remat" in fields else Remat(model, policy)  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,7 +1,7 @@
 """Datasets by name, from arrays, or from an object of one's own."""
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxmodels.data import image, placeholders, tfds
+from jaxmodels.data.class_subset import class_subset
 from jaxmodels.data.digits import digits
 from jaxmodels.data.sources import Arrays, Records, Source
 from jaxmodels.data.split import Split, check_labels
@@ -56,6 +57,17 @@ class Dataset(Mapping[str, Split]):
 
         openers = {key: functools.partial(opener, key) for key in self.openers}
         return replace(self, openers=openers, _opened={})
+
+    def only_classes(self, classes: Sequence[int]) -> "Dataset":
+        """The examples of these classes only, relabelled from 0 on in the order given."""
+
+        def opener(key: str) -> Split:
+            return class_subset(self[key], classes)
+
+        openers = {key: functools.partial(opener, key) for key in self.openers}
+        names = self.class_names and tuple(self.class_names[c] for c in classes)
+        count = len(classes)
+        return replace(self, openers=openers, classes=count, class_names=names, _opened={})
 
     def __contains__(self, key: object) -> bool:
         """Whether there is such a split, without opening it."""

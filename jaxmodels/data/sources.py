@@ -57,7 +57,10 @@ class Source(Protocol):
         """The source and the split, such as `mnist/train`."""
         ...
 
-    in_memory: ClassVar[bool]
+    @property
+    def in_memory(self) -> bool:
+        """Whether reading takes no time worth a thread."""
+        ...
 
     def __len__(self) -> int:
         """How many examples there are."""

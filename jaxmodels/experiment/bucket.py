@@ -23,7 +23,7 @@ Folder = Path | epath.Path
 """On disk, or in a bucket."""
 
 
-def at(folder: str | os.PathLike[str]) -> Folder:
+def as_folder(folder: str | os.PathLike[str]) -> Folder:
     """The folder of that path or address.
 
     Raises:
@@ -54,7 +54,7 @@ def at(folder: str | os.PathLike[str]) -> Folder:
     return epath.Path(name)
 
 
-def names(folder: Folder) -> set[str]:
+def list_names(folder: Folder) -> set[str]:
     """What there is in it; a bucket knows no empty folders."""
     try:
         found = {path.name for path in folder.iterdir()}
@@ -69,7 +69,7 @@ def names(folder: Folder) -> set[str]:
 def check_rights(probe: Folder) -> None:
     """Raise `UserError` if one cannot list the folder of this file, write it and delete it."""
     try:
-        names(probe.parent)
+        list_names(probe.parent)
         probe.write_text("")
         probe.unlink()
     except Exception as error:  # of the network, of Google's libraries, of the bucket
@@ -139,7 +139,7 @@ def mirrored(folder: Folder) -> Iterator[Mirror]:
 def _below(folder: Folder, prefix: str = "") -> list[str]:
     """All files but those of checkpoints, by their paths relative to the folder."""
     found = []
-    for name in sorted(names(folder) - {CHECKPOINTS}):
+    for name in sorted(list_names(folder) - {CHECKPOINTS}):
         child = folder / name
         found += _below(child, f"{prefix}{name}/") if child.is_dir() else [prefix + name]
     return found

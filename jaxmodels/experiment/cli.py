@@ -21,9 +21,9 @@ from jaxmodels.experiment.experiment import Experiment
 from jaxmodels.experiment.folder import open_folder
 from jaxmodels.experiment.malloc import keep_freed_memory
 from jaxmodels.experiment.options import Options
-from jaxmodels.experiment.setup import Prepared, prepare
-from jaxmodels.experiment.signals import together
-from jaxmodels.experiment.training import Outcome, train_prepared
+from jaxmodels.experiment.setup import Setup, set_up
+from jaxmodels.experiment.signals import abort_with_peers
+from jaxmodels.experiment.training import Outcome, run_in
 from jaxmodels.train import Diverged
 from jaxmodels.train.checkpoint import SaveFailed
 from jaxmodels.train.collective import check_same, on_all
@@ -45,7 +45,7 @@ def run(make: Callable[..., Experiment], argv: Sequence[str] | None = None) -> O
         SystemExit: 0 after `--plan`; 2 for a mistake of the user's; 1 if the loss is not finite
             or a disk is full; 143 or 130 where SIGTERM or SIGINT stopped the run (of several
             processes: 143 of all). A message is on stderr. Where another process is lost, see
-            `signals.together`.
+            `signals.abort_with_peers`.
     """
     hyperparameters, options = parse(make, argv)
     try:
@@ -59,9 +59,9 @@ def run(make: Callable[..., Experiment], argv: Sequence[str] | None = None) -> O
         keep_freed_memory()
         sharding.initialize_distributed(options.coordinator, options.processes, options.process_id)
         use_compilation_cache(options.compilation_cache)
-        with together():
-            prepared, folder = begin(make, hyperparameters, options)
-        return train_prepared(prepared, folder)
+        with abort_with_peers():
+            setup, folder = begin(make, hyperparameters, options)
+        return run_in(setup, folder)
     except (Diverged, SaveFailed) as error:
         raise SystemExit(complain(error, status=1)) from None
     except UserError as error:
@@ -93,14 +93,14 @@ def parse(
 
 def begin(
     make: Callable[..., Experiment], hyperparameters: Mapping[str, Any], options: Options
-) -> tuple[Prepared, Folder]:
+) -> tuple[Setup, Folder]:
     """Make the experiment and open its folder; what is wrong on one process is an error on all."""
     # First, for it also connects them: to read the data may take some of them long.
-    check_same(consistency.asked(make, hyperparameters, options))
+    check_same(consistency.command_facts(make, hyperparameters, options))
     check_steps(hyperparameters)
-    prepared = on_all(lambda: prepare(make(**hyperparameters), options))
-    check_same(consistency.read(prepared.experiment))
-    return prepared, open_folder(make, hyperparameters, prepared.experiment, options)
+    setup = on_all(lambda: set_up(make(**hyperparameters), options))
+    check_same(consistency.data_facts(setup.experiment))
+    return setup, open_folder(make, hyperparameters, setup.experiment, options)
 
 
 def check_steps(hyperparameters: Mapping[str, Any]) -> None:

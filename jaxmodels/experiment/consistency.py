@@ -17,7 +17,7 @@ OWN = "coordinator", "process_id", "compilation_cache", "data_dir"
 """What each may be given otherwise: who it is, and where things are."""
 
 
-def asked(
+def command_facts(
     make: Callable[..., Experiment], hyperparameters: Mapping[str, Any], options: Options
 ) -> dict[str, str]:
     """The experiment, its arguments, and the packages that compute it."""
@@ -29,7 +29,7 @@ def asked(
     }
 
 
-def read(experiment: Experiment) -> dict[str, str]:
+def data_facts(experiment: Experiment) -> dict[str, str]:
     """The data's shapes and numbers, and the contents of files that the run keeps."""
     parts = {"train": experiment.train, **experiment.evaluate}
     return {

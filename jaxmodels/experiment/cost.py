@@ -14,7 +14,7 @@ from jaxmodels import chips, flops, report
 from jaxmodels.errors import UserError
 from jaxmodels.experiment.energy import Meter, meter
 from jaxmodels.experiment.experiment import Experiment
-from jaxmodels.experiment.folder import write_json
+from jaxmodels.experiment.files import write_json
 from jaxmodels.train import State, update
 
 COST = "cost.json"
@@ -120,9 +120,10 @@ def account(
 
 def step_operations(experiment: Experiment, state: State) -> flops.Counted:
     """Of one step with the whole batch; traces it once more, and computes nothing."""
-    step = update(experiment.prepared_objective, experiment.optimizer, experiment.grad)
-    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
-    return flops.count(step, like, experiment.train.example)
+    parts = experiment.prepared_objective, experiment.optimizer, experiment.grad
+    step = update(*parts, experiment.trainable)
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
+    return flops.count(step, shapes, experiment.train.example)
 
 
 def _read(path: Path) -> Spent:

@@ -1,4 +1,4 @@
-"""What an experiment is: a model trained on data, judged against a published figure."""
+"""What an experiment is: a model trained on data and evaluated, beside published metrics."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -6,20 +6,31 @@ from typing import Any
 
 import jax
 import optax
+from jax.sharding import Mesh
 
-from jaxmodels.adapters.precision import Cast
+from jaxmodels.adapters import Cast, map_model
 from jaxmodels.errors import UserError
+from jaxmodels.experiment.start import Start
 from jaxmodels.grads import Grad
+from jaxmodels.metric import Metric, Published
+from jaxmodels.objectives import Prepared
 from jaxmodels.sharding import Rule, tensor
-from jaxmodels.train import State
-from jaxmodels.typing import Params
+from jaxmodels.train import State, Trainable
+from jaxmodels.typing import Batch, Evaluation, Model, Objective, Params, TrainingData
 
-Pictures = Callable[[Any, Mapping[str, Any]], Sequence[Any]]
+Report = Callable[[Any, Mapping[str, Any], Mesh], Sequence[Any]]
+"""`(variables, metrics, mesh) -> sections`, such as `jaxmodels.inspect` makes."""
 
 
 def trained_params(state: State) -> Params:
     """The params as the optimizer leaves them."""
     return state.params
+
+
+def no_report(variables: Any, metrics: Mapping[str, Any], mesh: Mesh) -> Sequence[Any]:
+    """No sections."""
+    del variables, metrics, mesh
+    return ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,93 +41,141 @@ class Experiment:
         objective: what training minimises, as made by `jaxmodels.objectives`.
         optimizer: an optax chain.
         train: batches by step number, as made by `Split.batches`.
-        evaluate: evaluations by name, as made by `jaxmodels.metrics`; a figure `error` of the
+        evaluate: evaluations by name, as made by `jaxmodels.metrics`; a metric `error` of the
             evaluation `test` is called `test/error`.
         steps: how many updates are made.
-        published: the figures to reach, by name.
-        best: the figure by which the best checkpoint is kept; the first published one if absent.
+        published: metrics to reach, by name, and the data set that they belong to.
+        best: the metric by which the best checkpoint is kept; the first published one if absent.
+        start: `state -> state` after initialisation, such as `from_run(folder)`.
+        trainable: the params that are trained, a regular expression searched in their paths, or a
+            function of the path; all if absent. Others have no gradient and no optimizer state.
         rule: where params and optimizer state are placed; if absent, `sharding.tensor` of what the
             model names as `tensor_dims`, which without such an axis is `sharding.fsdp`.
         grad: anything with the interface of `jax.value_and_grad`.
-        evaluated: the params that are judged, such as
-            `lambda state: optimizers.averaged(state.opt_state)`.
-        pictures: `(variables, figures) -> sections` of the run's page.
+        eval_params: the params that are evaluated, such as `optimizers.averaged`. BatchNorm's
+            statistics are then estimated for them from training batches.
+        report: makes sections of the run's page, such as `inspect.classification(model, split)`.
         files: texts by name that are kept in the run's folder, such as a vocabulary; a run goes
             on only with the same.
     """
 
-    objective: Any
+    objective: Objective
     optimizer: optax.GradientTransformation
-    train: Any
-    evaluate: Mapping[str, Any]
+    train: TrainingData
+    evaluate: Mapping[str, Evaluation]
     steps: int
-    published: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    published: Published | None = None
     best: str | None = None
+    start: Start | None = None
+    trainable: Trainable | None = None
     rule: Rule | None = None
     grad: Grad = jax.value_and_grad
-    evaluated: Callable[[State], Params] = trained_params
-    pictures: Pictures = lambda variables, figures: ()
+    eval_params: Callable[[State], Params] = trained_params
+    report: Report = no_report
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise UserError(f"an experiment takes at least one step; got steps={self.steps}")
+        self._check_metrics()
         self._check_shapes()
 
     @property
-    def best_figure(self) -> str | None:
-        """The name of the figure that checkpoints are ranked by."""
-        return self.best or next(iter(self.published), None)
+    def metric_types(self) -> dict[str, Metric]:
+        """Unit and direction of every metric, by its full name."""
+        return {
+            f"{name}/{metric}": kind
+            for name, evaluation in self.evaluate.items()
+            for metric, kind in evaluation.metrics.items()
+        }
+
+    @property
+    def best_metric(self) -> str | None:
+        """The name of the metric that checkpoints are ranked by; None if none has a direction."""
+        if self.best is not None:
+            return self.best
+        directed = [n for n, kind in self.metric_types.items() if kind.higher_is_better is not None]
+        return next((n for n in self.published_metrics if n in directed), None)
+
+    @property
+    def published_metrics(self) -> Mapping[str, float]:
+        """Published values by name; empty without any."""
+        return {} if self.published is None else self.published.metrics
+
+    @property
+    def datasets(self) -> dict[str, str]:
+        """The data set that each evaluation reads, by the evaluation's name."""
+        names = {name: part.split.name for name, part in self.evaluate.items()}
+        return {name: split.rpartition("/")[0] or split for name, split in names.items()}
 
     @property
     def placement(self) -> Rule:
         """The rule by which params and optimizer state are placed."""
-        return self.rule or tensor(tensor_dims(self.objective))
+        model = getattr(self.objective, "model", None)
+        return self.rule or tensor(getattr(model, "tensor_dims", {}))
 
     @property
     def prepared_objective(self) -> Any:
         """The objective of batches as they are stored."""
-        return self.objective.after(self.train.prepare)
+        return Prepared(self.objective, self.train.prepare)
+
+    def map_models(self, fn: Callable[[Model], Model]) -> "Experiment":
+        """The same experiment with `fn` applied to every model: trained, evaluated and shown."""
+        shown = "model" in getattr(self.report, "__dataclass_fields__", {})
+        return dataclasses.replace(
+            self,
+            objective=map_model(self.objective, fn),
+            evaluate={name: map_model(part, fn) for name, part in self.evaluate.items()},
+            report=map_model(self.report, fn) if shown else self.report,
+        )
 
     def in_precision(self, dtype: Any) -> "Experiment":
         """The same experiment with all models computing in `dtype`."""
+        return self.map_models(lambda model: Cast(model, dtype))
 
-        def cast(part: Any) -> Any:
-            return dataclasses.replace(part, model=Cast(part.model, dtype))
-
-        return dataclasses.replace(
-            self,
-            objective=cast(self.objective),
-            evaluate={name: cast(evaluation) for name, evaluation in self.evaluate.items()},
-        )
+    def _check_metrics(self) -> None:
+        """Raise `UserError` for names of metrics that no evaluation measures."""
+        types = self.metric_types
+        for name in self.published_metrics:
+            if name.partition("/")[0] not in self.evaluate:
+                raise UserError(
+                    f"the published metric {name!r} belongs to no evaluation; there are "
+                    f"{', '.join(self.evaluate) or 'none'}, and a name is such as test/error"
+                )
+        if self.best is not None and (
+            self.best not in types or types[self.best].higher_is_better is None
+        ):
+            ranked = [n for n, kind in types.items() if kind.higher_is_better is not None]
+            raise UserError(
+                f"best={self.best!r} cannot rank checkpoints: expected a metric with a direction "
+                f"(`Evaluation.metrics`), one of {', '.join(ranked) or 'none'}"
+            )
 
     def _check_shapes(self) -> None:
-        """Compare what the evaluations read with what the model is made for."""
-        expected = _inputs(self.objective, self.train.split)
+        """Raise `UserError` where an evaluation reads other shapes than training has."""
+        expected = _shapes(self.train.split)
         for name, evaluation in self.evaluate.items():
-            found = _inputs(evaluation, evaluation.split)
-            if found != expected:
+            shapes = _shapes(evaluation.split)
+            both = [f for f in evaluation.inputs if f in shapes and f in expected]
+            if any(shapes[field] != expected[field] for field in both):
                 raise UserError(
-                    f"the evaluation {name!r} reads {evaluation.split.name} as {found}, but the "
-                    f"model is trained on {self.train.split.name} as {expected}; give both "
+                    f"the evaluation {name!r} reads {evaluation.split.name} as "
+                    f"{ {f: shapes[f] for f in both} }, but the model is trained on "
+                    f"{self.train.split.name} as { {f: expected[f] for f in both} }; give both "
                     "splits the same image_shape"
                 )
 
 
-def tensor_dims(part: Any) -> Mapping[str, int]:
-    """What the innermost model in an objective, or another wrapper, says of itself."""
-    while not hasattr(part, "tensor_dims") and hasattr(part, "model"):
-        part = part.model
-    return getattr(part, "tensor_dims", {})
-
-
-def _inputs(reader: Any, split: Any) -> list[tuple[tuple[int, ...], str]]:
-    """Shapes, less the batch axis, and dtypes of what a model reads of a split.
+def _shapes(split: Any) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape, less the batch axis, and dtype of each field once preprocessed.
 
     Of integers, such as tokens, only the number of axes: sequences have many lengths.
     """
-    read = jax.eval_shape(lambda raw: reader.inputs(split.preprocess(raw)), split.example(1))
-    return [
-        (leaf.shape[1:] if leaf.dtype.kind == "f" else (0,) * (leaf.ndim - 1), str(leaf.dtype))
-        for leaf in jax.tree.leaves(read)
-    ]
+    batch: Batch = jax.eval_shape(split.preprocess, split.example(1))
+    return {
+        name: (
+            leaf.shape[1:] if leaf.dtype.kind == "f" else (0,) * (leaf.ndim - 1),
+            str(leaf.dtype),
+        )
+        for name, leaf in batch.items()
+    }

@@ -1,4 +1,4 @@
-"""A run's folder: what it is of, and reading it back."""
+"""Opening a run's folder: new, or that of the same run begun before."""
 
 import dataclasses
 import datetime
@@ -16,17 +16,22 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
+import jaxmodels
 from jaxmodels.errors import UserError
-from jaxmodels.experiment.bucket import CHECKPOINTS, Folder, at, check_rights, names
+from jaxmodels.experiment.bucket import CHECKPOINTS, Folder, as_folder, check_rights, list_names
 from jaxmodels.experiment.experiment import Experiment
+from jaxmodels.experiment.files import (
+    CONFIG,
+    check_version,
+    partial_path,
+    plain,
+    write_json,
+    write_text,
+)
 from jaxmodels.experiment.options import Options
-from jaxmodels.train.checkpoint import Checkpoints
 from jaxmodels.train.collective import from_first
 
-CONFIG = "config.json"
-RESULTS = "results.json"
 PACKAGES = "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"
 
 BINDING_OPTIONS = "seed", "precision", "accumulate"
@@ -49,18 +54,25 @@ def open_folder(
         UserError: `--out` is no folder, is not writable, or belongs to something else.
     """
     config = {
+        "jaxmodels": jaxmodels.__version__,
         "experiment": make.__name__,
-        "claim": inspect.getdoc(inspect.getmodule(make)),
-        "published": dict(experiment.published),
-        "hyperparameters": _plain(hyperparameters),
+        "description": inspect.getdoc(inspect.getmodule(make)),
+        "published": plain(dataclasses.asdict(experiment.published))
+        if experiment.published
+        else {},
+        "hyperparameters": plain(hyperparameters),
+        "changed": plain(changed_hyperparameters(make, hyperparameters, experiment)),
         "steps": experiment.steps,
-        "options": _plain(dataclasses.asdict(options)),
+        "start": plain(experiment.start.provenance) if experiment.start else None,
+        "trainable": experiment.trainable if isinstance(experiment.trainable, str) else None,
+        "eval_params": getattr(experiment.eval_params, "__name__", None),
+        "options": plain(dataclasses.asdict(options)),
         **_circumstances(),
     }
 
     def opened() -> str:
         now = f"{datetime.datetime.now():%Y%m%d-%H%M%S}"
-        folder = at(options.out or f"runs/{make.__name__}/{now}")
+        folder = as_folder(options.out or f"runs/{make.__name__}/{now}")
         _make(folder)
         there = _refuse_other(folder, config)
         if there and (others := _other_versions(there, config)):
@@ -72,61 +84,40 @@ def open_folder(
         return str(folder)
 
     # One process for all: their clocks differ, and so does what each would find in the folder.
-    return at(from_first(opened))
+    return as_folder(from_first(opened))
 
 
-def results(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """The figures that a finished run measured, by name, such as `test/error`."""
-    path = at(folder) / RESULTS
-    if not path.exists():
-        raise UserError(f"{folder} holds no {RESULTS}: no run, or none that has finished")
+def changed_hyperparameters(
+    make: Callable[..., Experiment], hyperparameters: Mapping[str, Any], experiment: Experiment
+) -> dict[str, tuple[Any, Any]]:
+    """The published and this run's value of each hyperparameter that is not the published one.
+
+    Published are the defaults of `make`, and what `Published.setting` says instead of them.
+    """
+    setting = experiment.published.setting if experiment.published else {}
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(make).parameters.items()
+        if name not in ("dataset", "data_dir")
+    }
+    expected = {**defaults, **setting}
     return {
-        name: np.asarray(value) if isinstance(value, list) else value
-        for name, value in json.loads(path.read_text()).items()
+        name: (expected[name], value)
+        for name, value in hyperparameters.items()
+        if name in expected and expected[name] != value
     }
 
 
-def params(folder: str | os.PathLike[str], part: str = "params") -> Any:
-    """The params of the newest good checkpoint of a run, as nested dicts on one device.
-
-    These are what the optimizer works on. By its name any other part of the state can be read, such
-    as `collections` (BatchNorm's statistics), or the average that a chain's second link keeps:
-    `params(folder, "opt_state/1/ema")`.
-
-    Raises:
-        UserError: no run is there, or no good checkpoint, or no such part.
-    """
-    checkpoints = at(folder) / CHECKPOINTS
-    if not checkpoints.is_dir():
-        raise UserError(f"{folder} holds no {CHECKPOINTS}: no run, or none that saved its state")
-    return Checkpoints(checkpoints).read_latest(part)
-
-
-def write_json(path: Folder, content: Mapping[str, Any]) -> None:
-    """Write in one stroke: a reader, or a kill, never meets half a file."""
-    _write(path, json.dumps(_plain(content), indent=2) + "\n")
-
-
-def continuation(folder: Folder) -> str:
-    """The command that goes on with the run in `folder`."""
+def resume_command(folder: Folder) -> str:
+    """The command that resumes the run in `folder`."""
     given = any(argument.partition("=")[0] == "--out" for argument in sys.argv)
     arguments = sys.argv if given else [*sys.argv, "--out", str(folder)]
     return shlex.join(["uv", "run", *arguments])
 
 
-def _write(path: Folder, text: str) -> None:
-    new = _partial(path)
-    new.write_text(text, encoding="utf-8")
-    new.replace(path)
-
-
-def _partial(path: Folder) -> Folder:
-    return path.with_suffix(".tmp")
-
-
 def _make(folder: Folder) -> None:
     if not isinstance(folder, Path):
-        return check_rights(_partial(folder / CONFIG))
+        return check_rights(partial_path(folder / CONFIG))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
@@ -141,7 +132,7 @@ def _refuse_other(folder: Folder, config: Mapping[str, Any]) -> dict[str, Any] |
     """The config of the same run, begun before; None if none was begun."""
     path = folder / CONFIG
     if not path.exists():
-        if names(folder) - {_partial(path).name}:
+        if list_names(folder) - {partial_path(path).name}:
             raise UserError(
                 f"--out {folder} is not empty and holds no {CONFIG}, so it is no run's folder; "
                 "choose a new one"
@@ -149,7 +140,10 @@ def _refuse_other(folder: Folder, config: Mapping[str, Any]) -> dict[str, Any] |
         return None
     try:
         there = json.loads(path.read_text())
+        check_version(there, f"--out {folder}")
         differences = _differences(there, config)
+    except UserError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(
             f"{path} is not what a run writes; give the folder of a run, or a new one"
@@ -190,7 +184,7 @@ def _keep(path: Folder, content: str) -> None:
             f"{_first_difference(there, content)}.\n"
             "Give the data that it was begun with, or another --out to start anew."
         )
-    _write(path, content)
+    write_text(path, content)
 
 
 def _first_difference(there: str, now: str) -> str:
@@ -252,14 +246,3 @@ def _commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def _plain(value: Any) -> Any:
-    """The value in the types that JSON has."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
-    return value if isinstance(value, str | int | float | bool | None) else str(value)

@@ -1,13 +1,15 @@
-"""The page of a run."""
+"""The page of a run, and its last lines on the terminal."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxmodels import report, tree
+from jaxmodels.experiment.bucket import Folder
 from jaxmodels.experiment.experiment import Experiment
-from jaxmodels.experiment.folder import CONFIG
+from jaxmodels.experiment.files import CONFIG
+from jaxmodels.experiment.folder import resume_command
 from jaxmodels.train import State
 
 PAGE = "report.html"
@@ -17,31 +19,51 @@ def write_page(
     folder: Path,
     experiment: Experiment,
     state: State,
-    variables: Any,
-    figures: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    shown: Sequence[report.Section],
     first_step: float | None,
     costs: report.Costs,
 ) -> Path:
-    """Write `report.html`; `variables` are whole, `state` tells how they were placed."""
+    """Write `report.html`; `shown` are the experiment's own sections."""
     config = json.loads((folder / CONFIG).read_text())
-    metrics = report.read_metrics(folder)
+    series = report.read_metrics(folder)
     per_step = experiment.train.batch_size
     throughput = (
-        [report.throughput(*metrics["time"], per_step, first_step=first_step)]
-        if "time" in metrics
+        [report.throughput(*series["time"], per_step, first_step=first_step)]
+        if "time" in series
         else []
     )
     sections = [
-        report.comparison(experiment.published, figures),
-        report.curves(metrics),
-        *experiment.pictures(variables, figures),
+        report.comparison(metrics, **_comparison(experiment, config)),
+        report.curves(series, experiment.metric_types),
+        *shown,
         *throughput,
         report.cost(costs),
         report.parameters(_rows(state.params)),
         report.settings(config),
     ]
-    title, _, subtitle = config.pop("claim").partition("\n")
+    title, _, subtitle = config.pop("description").partition("\n")
     return report.write_page(folder / PAGE, title.rstrip("."), subtitle.strip(), sections)
+
+
+def print_summary(
+    experiment: Experiment, metrics: Mapping[str, Any], files: Path, folder: Folder
+) -> None:
+    """Print the metrics beside the published ones, and where folder and page are."""
+    compared = _comparison(experiment, json.loads((files / CONFIG).read_text()))
+    places = str(folder), str(folder / PAGE), resume_command(folder)
+    print(report.summary(metrics, *places, **compared))
+
+
+def _comparison(experiment: Experiment, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a verdict on the metrics depends on."""
+    return {
+        "published": experiment.published,
+        "types": experiment.metric_types,
+        "datasets": experiment.datasets,
+        "changed": config.get("changed", {}),
+        "examples": {name: len(part.split) for name, part in experiment.evaluate.items()},
+    }
 
 
 def _rows(params: Any) -> list[tuple[str, tuple[int, ...], Any, int, str]]:

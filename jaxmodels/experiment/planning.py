@@ -9,18 +9,18 @@ from typing import Any
 from jaxmodels import plan, report
 from jaxmodels.data import placeholders
 from jaxmodels.errors import UserError
-from jaxmodels.experiment.bucket import at, mirrored
+from jaxmodels.experiment.bucket import as_folder, mirrored
 from jaxmodels.experiment.experiment import Experiment
-from jaxmodels.experiment.folder import write_json
+from jaxmodels.experiment.files import write_json
 from jaxmodels.experiment.options import Options
-from jaxmodels.experiment.setup import prepare
+from jaxmodels.experiment.setup import set_up
 from jaxmodels.plan import Plan, Target
 from jaxmodels.typing import BATCH_AXES
 
 PAGE = "plan.html"
 
-SAVED = "everything", "dots", "nothing"
-"""What may be kept for the gradient, from most to least."""
+REMAT = "none", "dots", "full"
+"""Of `--remat`, from the most memory to the least."""
 
 
 def print_plan(
@@ -29,7 +29,7 @@ def print_plan(
     """Plan the experiment, print what was found, and write it as JSON and as a page."""
     assert options.plan is not None
     name = options.plan.replace(":", "-")
-    folder = at(options.out or f"runs/{make.__name__}/plan-{name}")
+    folder = as_folder(options.out or f"runs/{make.__name__}/plan-{name}")
     target = plan.target(options.plan)
     with placeholders.instead_of_data():
         experiment = make(**hyperparameters)
@@ -58,8 +58,9 @@ def _write(folder: Path, title: str, made: Plan, alternatives: list[dict[str, An
 def plan_for(experiment: Experiment, options: Options, target: Target) -> Plan:
     """The plan of an experiment with these options."""
     one = dataclasses.replace(options, steps_per_call=1)
-    made = prepare(experiment, one, target.devices)
-    return plan.plan(made.step, made.like, made.experiment.train.example, made.mesh, target)
+    setup = set_up(experiment, one, target.devices)
+    example = setup.experiment.train.example
+    return plan.plan(setup.step, setup.abstract_state, example, setup.mesh, target)
 
 
 def tried(
@@ -92,8 +93,8 @@ def _changes(
     if mesh.get("data", 1) > 1:
         others = (f"{axis}={size}" for axis, size in mesh.items() if axis not in BATCH_AXES)
         yield "mesh", ",".join(("fsdp=-1", *others))
-    for saved in SAVED[SAVED.index(options.saved) + 1 :]:
-        yield "saved", saved
+    for remat in REMAT[REMAT.index(options.remat) + 1 :]:
+        yield "remat", remat
     size, shards = experiment.train.batch_size, math.prod(mesh.get(a, 1) for a in BATCH_AXES)
     while size % (2 * shards * options.accumulate) == 0:
         size //= 2
@@ -104,6 +105,6 @@ def _changed(
     experiment: Experiment, options: Options, change: Mapping[str, str]
 ) -> tuple[Experiment, Options]:
     size = int(change.get("batch-size", experiment.train.batch_size))
-    train = dataclasses.replace(experiment.train, batch_size=size)
+    train: Any = dataclasses.replace(experiment.train, batch_size=size)  # pyright: ignore[reportArgumentType]
     fields = {name: value for name, value in change.items() if name != "batch-size"}
     return dataclasses.replace(experiment, train=train), dataclasses.replace(options, **fields)

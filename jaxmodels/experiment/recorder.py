@@ -1,4 +1,4 @@
-"""What a run writes down while it goes on."""
+"""Recording a run: training scalars, metrics, progress and cost."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -10,10 +10,11 @@ import numpy as np
 
 from jaxmodels import report
 from jaxmodels.experiment.cost import Ledger, Spent
+from jaxmodels.metric import Metric
 
 
 class Recorder:
-    """Means of the training scalars over windows of steps, figures, and progress.
+    """Means of the training scalars over windows of steps, metrics, and progress.
 
     Only process 0 writes; on the others all of this does nothing. Leaving the context writes the
     window that is open.
@@ -49,7 +50,7 @@ class Recorder:
             self.spent()
 
     def spent(self) -> Spent | None:
-        """Enter what the run has spent until now into its account; None but on process 0."""
+        """Record what the run has spent until now, and return it; None but on process 0."""
         return self._ledger.enter() if self._ledger else None
 
     def resume(self, step: int) -> None:
@@ -86,14 +87,13 @@ class Recorder:
             means = {name: _mean_of_finite([step[name] for step in window]) for name in window[0]}
             self._log.write(self._seen, {f"train/{name}": mean for name, mean in means.items()})
 
-    def figures(self, n: int, figures: Mapping[str, Any]) -> None:
+    def metrics(self, n: int, metrics: Mapping[str, Any], types: Mapping[str, Metric]) -> None:
         """Write down an evaluation's single numbers."""
-        single = {name: value for name, value in figures.items() if np.ndim(value) == 0}
+        single = {name: value for name, value in metrics.items() if np.ndim(value) == 0}
+        written = (f"{k} {types.get(k, Metric()).format(v)}" for k, v in single.items())
         if self._log:
             self._log.write(n, single)
-            self._log.message(
-                f"step {n:,}  " + "  ".join(f"{k} {v:.4f}" for k, v in single.items())
-            )
+            self._log.message(f"step {n:,}  " + "  ".join(written))
 
 
 def _mean_of_finite(values: list[float]) -> float:

@@ -9,60 +9,59 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxmodels import grads, sharding
-from jaxmodels.adapters.remat import POLICIES, saving
+from jaxmodels.adapters import POLICIES, map_model, remat
 from jaxmodels.errors import UserError
 from jaxmodels.experiment.experiment import Experiment
 from jaxmodels.experiment.options import Options
+from jaxmodels.experiment.start import from_run
 from jaxmodels.sharding.mesh import field_sharding
-from jaxmodels.train import State, abstract, placed_step, repeat, skip_nonfinite, update
+from jaxmodels.train import State, abstract_state, jit_step, repeat, skip_nonfinite, update
 from jaxmodels.train.step import Update
 from jaxmodels.typing import Batch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Prepared:
+class Setup:
     """What is trained.
 
     Attributes:
-        experiment: configured.
+        experiment: configured by the options.
         options: those that it was configured with.
         mesh: the devices.
-        like: shapes and shardings of the state.
+        abstract_state: shapes, dtypes and shardings of the state.
         step: under `jit`; of several steps a call if the options say so.
     """
 
     experiment: Experiment
     options: Options
     mesh: Mesh
-    like: State
+    abstract_state: State
     step: Update
 
 
-def prepare(
-    experiment: Experiment, options: Options, devices: Sequence[Any] | None = None
-) -> Prepared:
-    """Configure the experiment and trace its step; jit keeps what was traced for the first call.
+def set_up(experiment: Experiment, options: Options, devices: Sequence[Any] | None = None) -> Setup:
+    """Configure the experiment and trace its step; `jit` keeps the trace for the first call.
 
     On all devices, or those given.
 
     Raises:
         UserError: mesh, batch, model and data do not fit together.
     """
-    mesh = check(experiment, options, devices)
-    experiment = configured(experiment, options)
+    mesh = check_mesh(experiment, options, devices)
+    experiment = configure(experiment, options)
     parts = experiment.prepared_objective, experiment.optimizer, experiment.train.example
-    like = abstract(*parts, mesh, experiment.placement)
+    state = abstract_state(*parts, mesh, experiment.placement, experiment.trainable)
     batch = sharding.abstract_batch(experiment.train.example, mesh)
     step = plain_step(experiment, options)
     if (count := options.steps_per_call) > 1:
-        batch, step = stacked(batch, mesh, count), repeat(step)
-    step = placed_step(step, like)
-    step.trace(like, batch)
-    return Prepared(experiment=experiment, options=options, mesh=mesh, like=like, step=step)
+        batch, step = stack_steps(batch, mesh, count), repeat(step)
+    step = jit_step(step, state)
+    step.trace(state, batch)
+    return Setup(experiment=experiment, options=options, mesh=mesh, abstract_state=state, step=step)
 
 
-def stacked(batch: Batch, mesh: Mesh, count: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes, dtypes and shardings of what a call of `count` steps takes."""
+def stack_steps(batch: Batch, mesh: Mesh, count: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes, dtypes and shardings of the batches of a call of `count` steps."""
 
     def stack(name: str, x: Any) -> jax.ShapeDtypeStruct:
         shape = (count, *x.shape)
@@ -72,7 +71,9 @@ def stacked(batch: Batch, mesh: Mesh, count: int) -> dict[str, jax.ShapeDtypeStr
     return {name: stack(name, x) for name, x in batch.items()}
 
 
-def check(experiment: Experiment, options: Options, devices: Sequence[Any] | None = None) -> Mesh:
+def check_mesh(
+    experiment: Experiment, options: Options, devices: Sequence[Any] | None = None
+) -> Mesh:
     """The mesh of the options; raises `UserError` where it is none, or the batch does not fit."""
     mesh = sharding.mesh(options.mesh, devices)
     batch_size, parts = experiment.train.batch_size, options.accumulate
@@ -85,14 +86,16 @@ def check(experiment: Experiment, options: Options, devices: Sequence[Any] | Non
     return mesh
 
 
-def configured(experiment: Experiment, options: Options) -> Experiment:
-    """The experiment with the precision, seed, accumulation and so on of the options."""
-    policy = POLICIES[options.saved]
+def configure(experiment: Experiment, options: Options) -> Experiment:
+    """The experiment with the remat, precision, seed, start and accumulation of the options."""
+    policy = POLICIES[options.remat]
     if policy is not None:
-        objective = saving(experiment.objective, policy)
+        objective = map_model(experiment.objective, lambda model: remat(model, policy))
         experiment = dataclasses.replace(experiment, objective=objective)
     if options.precision == "bf16":
         experiment = experiment.in_precision(jnp.bfloat16)
+    if options.start is not None:
+        experiment = dataclasses.replace(experiment, start=from_run(options.start))
     grad = experiment.grad
     if options.accumulate > 1:
         grad = grads.accumulate(options.accumulate, grad)
@@ -101,5 +104,7 @@ def configured(experiment: Experiment, options: Options) -> Experiment:
 
 def plain_step(experiment: Experiment, options: Options) -> Update:
     """One step of a configured experiment, not compiled."""
-    step = update(experiment.prepared_objective, experiment.optimizer, experiment.grad)
+    step = update(
+        experiment.prepared_objective, experiment.optimizer, experiment.grad, experiment.trainable
+    )
     return skip_nonfinite(step) if options.on_nan == "skip" else step

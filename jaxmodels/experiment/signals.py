@@ -1,4 +1,4 @@
-"""How a run ends before its end: between two steps when the system asks for it, or left alone."""
+"""Stopping early: at SIGTERM or Ctrl-C between two steps, or when another process is lost."""
 
 import contextlib
 import os
@@ -18,8 +18,8 @@ from jaxmodels.train.checkpoint import SaveFailed
 WANTED = signal.SIGTERM, signal.SIGINT
 
 
-class Asked:
-    """Whether a signal has come; `number` is the exit status by custom, 128 and the signal's."""
+class StopRequest:
+    """Whether a signal asked to stop; `number` is the exit status, 128 + the signal's number."""
 
     number: int | None = None
 
@@ -38,22 +38,22 @@ class Asked:
 
 
 @contextlib.contextmanager
-def listening() -> Iterator[Asked]:
+def listen() -> Iterator[StopRequest]:
     """Catch SIGTERM (a preempted machine) and SIGINT (Ctrl-C) for the time of the context."""
-    asked = Asked()
-    handlers = dict.fromkeys(WANTED, asked.note)
+    request = StopRequest()
+    handlers = dict.fromkeys(WANTED, request.note)
     if jax.process_count() > 1:
         handlers = {signal.SIGINT: _as_preempted}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
-        yield asked
+        yield request
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 @contextlib.contextmanager
-def together(checkpoints: Folder | None = None) -> Iterator[None]:
+def abort_with_peers(checkpoints: Folder | None = None) -> Iterator[None]:
     """If another process is lost, end this one, with advice on stderr; alone, do nothing.
 
     `checkpoints` is where the run's are, once it has begun.

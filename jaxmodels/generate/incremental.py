@@ -9,7 +9,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Float, Int
 
-from jaxmodels.adapters.state import fresh, in_its_types
+from jaxmodels.adapters.stateful import cast_like, initial_carry
 from jaxmodels.errors import UserError
 from jaxmodels.typing import CARRY, Array, Model
 
@@ -43,7 +43,7 @@ class IncrementalDecoder:
         """Make the carry at the beginning of `rows` sequences of at most `capacity` tokens."""
         keys = {name: jax.random.key(0) for name in ("params", "dropout", "sample")}
         tokens = jnp.zeros((rows, capacity), jnp.int32)
-        return fresh(
+        return initial_carry(
             lambda: self.model.init(keys, tokens, *self.memory, carry=True, **self._method)
         )
 
@@ -59,7 +59,7 @@ class IncrementalDecoder:
             mutable=[CARRY],
             **self._method,
         )
-        return logits[:, -1].astype(jnp.float32), in_its_types(collections[CARRY], carry)
+        return logits[:, -1].astype(jnp.float32), cast_like(collections[CARRY], carry)
 
     @property
     def _method(self) -> dict[str, str]:

@@ -1,36 +1,53 @@
-"""What papers report, exact: sums over every example of a split, with padding masked out.
+"""What papers report, exact: over every example of a split, with padding masked out.
 
-An `Evaluation` says how to judge a model on a split. Its `statistics` are sums over one batch (a
-pure function on the device), which whoever drives it adds up on the host in float64 and int64,
-and its `summary` turns the totals into figures. Nothing is averaged over batches, so the figures
-depend neither on the batch size nor on how many devices or hosts computed them.
+An `Evaluation` is a reduction: `statistics` of each batch on the device, a `reduction` over the
+batches (`Sums` on the device, `Rows` on the host) and a `summary` of the whole. Nothing is averaged
+over batches, so metrics depend neither on the batch size nor on how many devices or hosts computed
+them. `inputs=`, `target=` and `valid=` are names of batch fields, as in `jaxmodels.objectives`.
 """
 
+from jaxmodels.metric import Metric, Published
 from jaxmodels.metrics.bleu import bleu
 from jaxmodels.metrics.classification import (
     classification,
-    classification_figures,
+    classification_metrics,
     classification_sums,
 )
 from jaxmodels.metrics.evaluation import Evaluation
 from jaxmodels.metrics.latent import elbo, iwae, reconstruction
-from jaxmodels.metrics.regression import regression, regression_figures, regression_sums
-from jaxmodels.metrics.tokens import consecutive, next_token, next_token_in_chunks, seq2seq
+from jaxmodels.metrics.multilabel import auroc, average_precision, multilabel_classification
+from jaxmodels.metrics.reductions import Rows, Sums
+from jaxmodels.metrics.regression import regression, regression_metrics, regression_sums
+from jaxmodels.metrics.tokens import (
+    consecutive,
+    next_token,
+    next_token_in_chunks,
+    seq2seq,
+    token_classification,
+)
 
 __all__ = [
     "Evaluation",
+    "Metric",
+    "Published",
+    "Rows",
+    "Sums",
+    "auroc",
+    "average_precision",
     "bleu",
     "classification",
-    "classification_figures",
+    "classification_metrics",
     "classification_sums",
     "consecutive",
     "elbo",
     "iwae",
+    "multilabel_classification",
     "next_token",
     "next_token_in_chunks",
     "reconstruction",
     "regression",
-    "regression_figures",
+    "regression_metrics",
     "regression_sums",
     "seq2seq",
+    "token_classification",
 ]

@@ -1,34 +1,49 @@
-"""Classification, judged."""
+"""Metrics of classification: accuracy, top-k, cross-entropy, calibration, confusion matrix."""
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from jaxmodels.errors import UserError
-from jaxmodels.inputs import image_input
-from jaxmodels.metrics.evaluation import Evaluation, Figures, Totals, count
+from jaxmodels.losses import check_targets, cross_entropy
+from jaxmodels.metric import Metric
+from jaxmodels.metrics.evaluation import Evaluation, Metrics, Totals, count_true, masked_sum
 from jaxmodels.typing import Array, Batch, Model
 
 ECE_BINS = 15
 """As in Guo et al., 2017."""
 
+SHARE = Metric("%", higher_is_better=True, of_examples=True)
+
 
 def classification(
     model: Model,
     split: Any,
+    inputs: Sequence[str] = ("image",),
+    target: str = "label",
     top: Sequence[int] = (5,),
-    inputs: Callable[[Batch], tuple] = image_input,
+    confusion: bool = False,
 ) -> Evaluation:
-    """Judge a classifier, whose outputs are logits (B, K), by "label" (B,).
+    """Evaluate a classifier whose outputs are logits (B, K).
 
-    Figures: `accuracy`; `error` = 1 - accuracy; `cross_entropy` in nats per example; `top{k}`, the
-    share of examples whose label is among the k largest logits (equal logits: the lower class
+    Metrics: `accuracy`; `error` = 1 - accuracy; `cross_entropy` in nats per example; `top{k}`, the
+    share of examples whose class is among the k largest logits (equal logits: the lower class
     first; a k of K or more always hits and is left out); `ece`, the expected calibration error;
-    `confusion` (K, K), counts, a row for each true class.
+    with `confusion`, `confusion` (K, K), counts, a row for each true class: K * K numbers.
+
+    Args:
+        model: computes logits from the fields `inputs`.
+        split: the examples.
+        inputs: names of batch fields.
+        target: the field of classes, integers (B,), or of soft targets (B, K), whose likeliest
+            class counts as the true one.
+        top: which k.
+        confusion: whether to count the confusion matrix.
 
     Raises `UserError` when outputs have another number of classes than the split.
     """
@@ -37,41 +52,56 @@ def classification(
 
     def statistics(logits: Array, batch: Batch) -> dict[str, Array]:
         _check_classes(logits, split)
-        return classification_sums(logits, batch["label"], batch["mask"])
+        return classification_sums(logits, batch[target], batch["mask"], confusion)
 
-    def summary(totals: Totals) -> Figures:
-        return classification_figures(totals, top)
+    def summary(totals: Totals) -> Metrics:
+        return classification_metrics(totals, top)
 
-    return Evaluation(model, split, inputs, statistics, summary)
+    return Evaluation(model, split, tuple(inputs), statistics, summary, metric_types(top))
+
+
+def metric_types(top: Sequence[int] = (5,)) -> dict[str, Metric]:
+    """Units and directions of `classification_metrics`."""
+    return {
+        "accuracy": SHARE,
+        "error": dataclasses.replace(SHARE, higher_is_better=False),
+        "cross_entropy": Metric("nats", higher_is_better=False),
+        **{f"top{k}": SHARE for k in top},
+        "ece": Metric("%", higher_is_better=False),
+    }
 
 
 def classification_sums(
-    logits: Float[Array, "B K"], label: Int[Array, "B"], mask: Bool[Array, "B"]
+    logits: Float[Array, "B K"], targets: Array, mask: Bool[Array, " B"], confusion: bool = False
 ) -> dict[str, Array]:
-    """Sum up one batch for `classification_figures`."""
+    """Sum up one batch for `classification_metrics`."""
     K = logits.shape[-1]
+    loss = cross_entropy(logits, targets)
+    label = targets.argmax(axis=-1) if check_targets(logits, targets) else targets
+    label = label.astype(jnp.int32)
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
-    own = jnp.take_along_axis(log_p, label[:, None], axis=-1)
     rank = _rank(log_p, label)
-    prediction = log_p.argmax(axis=-1)
     # Compared, not computed: confidence * bins would round across the edges.
     edges = jnp.arange(1, ECE_BINS, dtype=jnp.float32)[None] / ECE_BINS
     confidence = jnp.exp(log_p.max(axis=-1))
     bins = (confidence[:, None] > edges).sum(axis=-1)
     member = (bins[:, None] == jnp.arange(ECE_BINS)[None]) & mask[:, None]
-    return {
-        "count": count(mask),
-        "cross_entropy": -jnp.where(mask, own[:, 0], 0.0).sum(),
-        "ranks": count((rank[:, None] == jnp.arange(K)[None]) & mask[:, None]),
-        "confusion": jnp.zeros((K, K), jnp.int32).at[label, prediction].add(mask.astype(jnp.int32)),
-        "bin_count": count(member),
-        "bin_correct": count(member & (rank == 0)[:, None]),
+    sums = {
+        "count": count_true(mask),
+        "cross_entropy": masked_sum(loss, mask),
+        "ranks": count_true((rank[:, None] == jnp.arange(K)[None]) & mask[:, None]),
+        "bin_count": count_true(member),
+        "bin_correct": count_true(member & (rank == 0)[:, None]),
         "bin_confidence": jnp.where(member, confidence[:, None], 0.0).sum(axis=0),
     }
+    if confusion:
+        cell = jnp.zeros((K, K), jnp.int32)
+        sums["confusion"] = cell.at[label, log_p.argmax(axis=-1)].add(mask.astype(jnp.int32))
+    return sums
 
 
-def classification_figures(totals: Totals, top: Sequence[int] = (5,)) -> Figures:
-    """Turn totals of `classification_sums` into figures.
+def classification_metrics(totals: Totals, top: Sequence[int] = (5,)) -> Metrics:
+    """Turn totals of `classification_sums` into metrics.
 
     The expected calibration error is the sum over bins of |correct - confidence| / examples: Guo
     et al., 2017, "On calibration of modern neural networks", equation 3, with 15 bins of equal
@@ -79,17 +109,20 @@ def classification_figures(totals: Totals, top: Sequence[int] = (5,)) -> Figures
     """
     examples, ranks = int(totals["count"]), np.asarray(totals["ranks"])
     gap = np.abs(np.asarray(totals["bin_correct"]) - np.asarray(totals["bin_confidence"]))
+    counted: Mapping[str, Any] = (
+        {"confusion": np.asarray(totals["confusion"])} if "confusion" in totals else {}
+    )
     return {
         "accuracy": float(ranks[0] / examples),
         "error": float((examples - ranks[0]) / examples),
         "cross_entropy": float(totals["cross_entropy"] / examples),
         **{f"top{k}": float(ranks[:k].sum() / examples) for k in top if k < len(ranks)},
         "ece": float(gap.sum() / examples),
-        "confusion": np.asarray(totals["confusion"]),
+        **counted,
     }
 
 
-def _rank(scores: Float[Array, "B K"], label: Int[Array, "B"]) -> Int[Array, "B"]:
+def _rank(scores: Float[Array, "B K"], label: Array) -> Array:
     """Count the classes before the label when sorted by score; NaN counts against the label."""
     own = jnp.take_along_axis(scores, label[:, None], axis=-1)
     lower = jnp.arange(scores.shape[-1])[None] < label[:, None]
@@ -97,9 +130,9 @@ def _rank(scores: Float[Array, "B K"], label: Int[Array, "B"]) -> Int[Array, "B"
 
 
 def _check_classes(logits: Array, split: Any) -> None:
-    if logits.ndim != 2 or logits.shape[-1] != split.num_classes:
+    classes = getattr(split, "num_classes", None)
+    if logits.ndim != 2 or (classes is not None and logits.shape[-1] != classes):
         raise UserError(
-            f"The model's outputs have shape {logits.shape}, {split.name} has "
-            f"{split.num_classes} classes: expected (B, {split.num_classes}). "
-            "Build the model with `num_classes` of the dataset that it is judged on."
+            f"The model's outputs have shape {logits.shape}, {split.name} has {classes} classes: "
+            f"expected (B, {classes or 'K'}). Build the model with `num_classes` of the dataset."
         )

@@ -1,87 +1,99 @@
-"""Models of sequences, judged by every token."""
+"""Metrics of sequences of tokens: cross-entropy, perplexity, accuracy."""
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from jaxmodels.adapters.method import Method
-from jaxmodels.adapters.state import Carried
-from jaxmodels.inputs import carried_inputs, pair_inputs, scored_inputs, token_inputs, valid_targets
-from jaxmodels.losses import judged
-from jaxmodels.metrics.evaluation import Evaluation, Figures, Totals, count
-from jaxmodels.special_tokens import PAD
-from jaxmodels.typing import Array, Batch, Model
+from jaxmodels.adapters import Stateful, with_arguments
+from jaxmodels.losses import token_scores
+from jaxmodels.metric import Metric
+from jaxmodels.metrics.evaluation import Evaluation, Metrics, Totals, count_true
+from jaxmodels.special_tokens import split_target
+from jaxmodels.typing import Array, Batch, Model, batch_fields
+
+
+def token_classification(
+    model: Model,
+    split: Any,
+    inputs: Sequence[str] = ("tokens",),
+    target: str = "targets",
+    valid: str = "valid?",
+    unit: str = "token",
+    batch_size: int = 64,
+) -> Evaluation:
+    """Evaluate logits (B, T, K) against classes (B, T), of which those that are `valid` count.
+
+    Metrics: `cross_entropy` in nats per token, `perplexity`, `bits_per_{unit}`, `accuracy` (the
+    share of tokens to whose class the model gave the largest logit). Fields are those of
+    `objectives.token_classification`.
+    """
+
+    def statistics(logits: Float[Array, "B T K"], batch: Batch) -> dict[str, Array]:
+        return token_sums(*token_scores(logits, batch[target]), _counted(batch, target, valid))
+
+    return _evaluation(model, split, inputs, statistics, unit, batch_size)
 
 
 def next_token(model: Model, split: Any, unit: str = "token", batch_size: int = 64) -> Evaluation:
-    """Judge logits (B, T, V) by `targets` (B, T), of which `valid` (B, T) count.
-
-    Figures: `cross_entropy` in nats per token, `perplexity`, `bits_per_{unit}`, `accuracy` (the
-    share of tokens to which the model gave the largest logit).
-    """
-
-    def statistics(logits: Float[Array, "B T V"], batch: Batch) -> dict[str, Array]:
-        return token_sums(*judged(logits, batch["targets"]), _counted(batch))
-
-    return Evaluation(model, split, token_inputs, statistics, token_figures(unit), batch_size)
+    """Evaluate a language model; see `token_classification` and `objectives.next_token`."""
+    inputs = "tokens", "segments?"
+    return token_classification(model, split, inputs, unit=unit, batch_size=batch_size)
 
 
 def next_token_in_chunks(
     model: Model, split: Any, unit: str = "token", batch_size: int = 64
 ) -> Evaluation:
-    """`next_token` of a model with a method `token_scores(tokens, targets)`.
+    """`next_token` of a model with a method `token_scores(tokens, targets)`, as `CausalLM` has.
 
     Its logits never stand in memory together, which a large vocabulary asks for.
     """
 
-    def statistics(found: tuple[Array, Array], batch: Batch) -> dict[str, Array]:
-        return token_sums(*found, _counted(batch))
+    def statistics(scores: tuple[Array, Array], batch: Batch) -> dict[str, Array]:
+        return token_sums(*scores, _counted(batch, "targets", "valid?"))
 
-    asked = Method(model, "token_scores")
-    return Evaluation(asked, split, scored_inputs, statistics, token_figures(unit), batch_size)
+    inputs = "tokens", "targets", "segments?"
+    scoring = with_arguments(model, method="token_scores")
+    return _evaluation(scoring, split, inputs, statistics, unit, batch_size)
 
 
 def consecutive(model: Model, stream: Any, unit: str = "token") -> Evaluation:
-    """`next_token` over a whole text, the model's carry going from batch to batch.
+    """`next_token` over a whole text, the model's recurrent state going from batch to batch.
 
     `stream` is a text in consecutive windows, as made by `data.text.consecutive`.
     """
-    judged = next_token(Carried(model), stream, unit, stream.rows)
-    return dataclasses.replace(judged, inputs=carried_inputs, carried=True)
+    evaluation = next_token(Stateful(model), stream, unit, stream.rows)
+    return dataclasses.replace(evaluation, inputs=("tokens", "first"), stateful=True)
 
 
 def seq2seq(model: Model, split: Any, batch_size: int = 64) -> Evaluation:
-    """Judge a translator's logits by each token of `target` (B, T + 1) but the first.
+    """Evaluate a translator by each token of `target` (B, T + 1) but the first; padding is not.
 
-    The figures are those of `next_token`; padding does not count.
+    Metrics are those of `token_classification`.
     """
-
-    def statistics(logits: Float[Array, "B T V"], batch: Batch) -> dict[str, Array]:
-        targets = batch["target"][:, 1:]
-        return token_sums(*judged(logits, targets), (targets != PAD) & batch["mask"][:, None])
-
-    return Evaluation(model, split, pair_inputs, statistics, token_figures("token"), batch_size)
+    inputs = "source", "decoder_tokens"
+    evaluation = token_classification(model, split, inputs, batch_size=batch_size)
+    return dataclasses.replace(evaluation, prepare=split_target)
 
 
 def token_sums(
     losses: Float[Array, "B T"], hits: Bool[Array, "B T"], valid: Bool[Array, "B T"]
 ) -> dict[str, Array]:
-    """Sum up one batch for `token_figures`."""
+    """Sum up one batch for `token_metrics`."""
     return {
-        "count": count(valid.reshape(-1)),
+        "count": count_true(valid.reshape(-1)),
         "cross_entropy": jnp.sum(jnp.where(valid, losses, 0.0)),
-        "hits": count((hits & valid).reshape(-1)),
+        "hits": count_true((hits & valid).reshape(-1)),
     }
 
 
-def token_figures(unit: str) -> Callable[[Totals], Figures]:
-    """Make the function from totals of `token_sums` to figures."""
+def token_metrics(unit: str) -> Callable[[Totals], Metrics]:
+    """Make the function from totals of `token_sums` to metrics."""
 
-    def figures(totals: Totals) -> Figures:
+    def metrics(totals: Totals) -> Metrics:
         nats = float(totals["cross_entropy"] / totals["count"])
         return {
             "cross_entropy": nats,
@@ -90,8 +102,30 @@ def token_figures(unit: str) -> Callable[[Totals], Figures]:
             "accuracy": float(totals["hits"] / totals["count"]),
         }
 
-    return figures
+    return metrics
 
 
-def _counted(batch: Batch) -> Bool[Array, "B T"]:
-    return valid_targets(batch) & batch["mask"][:, None]
+def _evaluation(
+    model: Model,
+    split: Any,
+    inputs: Sequence[str],
+    statistics: Callable[[Any, Batch], dict[str, Array]],
+    unit: str,
+    batch_size: int,
+) -> Evaluation:
+    types = {
+        "cross_entropy": Metric("nats", higher_is_better=False),
+        "perplexity": Metric("", higher_is_better=False),
+        f"bits_per_{unit}": Metric("bits", higher_is_better=False),
+        "accuracy": Metric("%", higher_is_better=True),
+    }
+    summary = token_metrics(unit)
+    return Evaluation(
+        model, split, tuple(inputs), statistics, summary, types, batch_size=batch_size
+    )
+
+
+def _counted(batch: Batch, target: str, valid: str) -> Bool[Array, "B T"]:
+    flags = batch_fields(batch, (valid,))
+    counted = flags[0] > 0 if flags else jnp.ones(batch[target].shape, bool)
+    return counted & batch["mask"][:, None]

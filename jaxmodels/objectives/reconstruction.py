@@ -1,21 +1,22 @@
-"""What plain and denoising autoencoders minimise."""
+"""Objectives of plain and denoising autoencoders."""
 
-import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
 from jaxmodels.errors import UserError
-from jaxmodels.inputs import image_input
 from jaxmodels.losses import binary_cross_entropy, flat
 from jaxmodels.objectives.objective import Objective
-from jaxmodels.typing import Array, Batch, Key, Model, Scalars
+from jaxmodels.terms import Term
+from jaxmodels.typing import Array, Batch, Key, Model
 
 Noise = Callable[[Key, Array], Array]
 Distance = Callable[[Array, Array], Array]
+
+CORRUPTED = "corrupted"
+"""The field that a denoising autoencoder reads: the image with noise."""
 
 
 def squared_error(logits: Array, image: Array) -> Array:
@@ -23,41 +24,29 @@ def squared_error(logits: Array, image: Array) -> Array:
     return jnp.square(jax.nn.sigmoid(logits) - image)
 
 
-@dataclasses.dataclass(frozen=True)
-class Denoising:
-    """A model that in training sees its image through noise."""
-
-    model: Model
-    noise: Noise
-
-    def init(self, *args: Any, **kwargs: Any) -> Any:
-        """Make the variables."""
-        return self.model.init(*args, **kwargs)
-
-    def apply(
-        self, variables: Any, image: Array, *args: Any, train: bool = False, **kwargs: Any
-    ) -> Any:
-        """Compute the outputs."""
-        if train:
-            image = self.noise(kwargs["rngs"]["sample"], image)
-        return self.model.apply(variables, image, *args, train=train, **kwargs)
-
-
 def reconstruction(
-    model: Model, distance: Distance = binary_cross_entropy, noise: Noise | None = None
+    model: Model,
+    distance: Distance = binary_cross_entropy,
+    noise: Noise | None = None,
+    target: str = "image",
 ) -> Objective:
-    """The distance of the model's logits (B, H, W, C) to `image` in 0..1, summed over its values.
+    """The distance of logits (B, H, W, C) to the images in 0..1, summed over an image's values.
 
-    With noise, such as `masking_noise(0.25)`, the model sees the image through it, and is held to
+    With noise, such as `masking_noise(0.25)`, the model reads the noisy image and is compared with
     the clean one: Vincent et al. 2008, "Extracting and composing robust features with denoising
     autoencoders", section 2.3.
     """
 
-    def score(logits: Float[Array, "B H W C"], batch: Batch) -> tuple[Float[Array, " B"], Scalars]:
-        return distance(flat(logits), flat(batch["image"])).sum(axis=-1), {}
+    def score(logits: Float[Array, "B H W C"], batch: Batch) -> Mapping[str, Term]:
+        return {"reconstruction": Term(distance(flat(logits), flat(batch[target])).sum(axis=-1))}
 
-    seeing = model if noise is None else Denoising(model, noise)
-    return Objective(seeing, image_input, score)
+    if noise is None:
+        return Objective(model, (target,), score)
+
+    def corrupt(key: Key, batch: Batch) -> Batch:
+        return {**batch, CORRUPTED: noise(key, batch[target])}
+
+    return Objective(model, (CORRUPTED,), score, prepare=corrupt)
 
 
 def masking_noise(rate: float) -> Noise:
@@ -71,12 +60,12 @@ def masking_noise(rate: float) -> Noise:
     return apply
 
 
-def gaussian_noise(deviation: float) -> Noise:
+def gaussian_noise(stddev: float) -> Noise:
     """Noise that adds normal variables of that standard deviation."""
-    if deviation < 0:
-        raise UserError(f"A standard deviation cannot be negative, got {deviation}.")
+    if not 0 <= stddev < float("inf"):
+        raise UserError(f"A standard deviation is a number from 0 up, got {stddev}.")
 
     def apply(key: Key, image: Array) -> Array:
-        return image + deviation * jax.random.normal(key, image.shape, image.dtype)
+        return image + stddev * jax.random.normal(key, image.shape, image.dtype)
 
     return apply

@@ -1,32 +1,83 @@
-"""Classification and regression."""
+"""Classification and regression of whole examples."""
+
+from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
-from jaxtyping import Float
 
-from jaxmodels.inputs import image_input, x_input
-from jaxmodels.losses import cross_entropy
+from jaxmodels.errors import UserError
+from jaxmodels.losses import binary_cross_entropy, check_label_smoothing, cross_entropy, is_hit
 from jaxmodels.objectives.objective import Objective
-from jaxmodels.typing import Array, Batch, Model, Scalars
+from jaxmodels.terms import Term
+from jaxmodels.typing import Array, Batch, Model
 
 
-def classification(model: Model, label_smoothing: float = 0.0) -> Objective:
-    """Softmax cross-entropy in nats of logits (B, K) for `image` (B, H, W, C), `label` (B,).
+def classification(
+    model: Model,
+    inputs: Sequence[str] = ("image",),
+    target: str = "label",
+    label_smoothing: float = 0.0,
+) -> Objective:
+    """Softmax cross-entropy in nats of logits (B, K).
 
-    For smoothing see `losses.cross_entropy`.
+    Args:
+        model: computes logits from the fields `inputs`.
+        inputs: names of batch fields.
+        target: the field of classes, integers (B,), or of soft targets, distributions (B, K).
+        label_smoothing: see `losses.cross_entropy`.
+    """
+    check_label_smoothing(label_smoothing)
+
+    def score(logits: Array, batch: Batch) -> Mapping[str, Term]:
+        return {
+            "cross_entropy": Term(cross_entropy(logits, batch[target], label_smoothing)),
+            "error": Term(~is_hit(logits, batch[target]), coefficient=0.0),
+        }
+
+    return Objective(model, tuple(inputs), score)
+
+
+def multilabel_classification(
+    model: Model, inputs: Sequence[str] = ("image",), target: str = "label"
+) -> Objective:
+    """Sigmoid cross-entropy in nats, mean over the K classes, of logits (B, K).
+
+    The field `target` (B, K) holds 0 or 1, or probabilities, for each class.
     """
 
-    def score(logits: Float[Array, "B K"], batch: Batch) -> tuple[Float[Array, " B"], Scalars]:
-        loss = cross_entropy(logits, batch["label"], label_smoothing)
-        return loss, {"error": jnp.argmax(logits, axis=-1) != batch["label"]}
+    def score(logits: Array, batch: Batch) -> Mapping[str, Term]:
+        targets = batch[target]
+        if targets.shape != logits.shape:
+            raise UserError(
+                f"multi-label targets {target!r} have shape {targets.shape}; expected one number "
+                f"for each class, {logits.shape}"
+            )
+        losses = binary_cross_entropy(logits.astype(jnp.float32), targets.astype(jnp.float32))
+        return {"cross_entropy": Term(jnp.mean(losses, axis=-1))}
 
-    return Objective(model, image_input, score)
+    return Objective(model, tuple(inputs), score)
 
 
-def regression(model: Model) -> Objective:
-    """Squared error, mean over the outputs, of `x` (B, D) against `y` (B,) or (B, outputs)."""
+def regression(model: Model, inputs: Sequence[str] = ("x",), target: str = "y") -> Objective:
+    """Squared error, mean over the outputs, against the field `target`.
 
-    def score(outputs: Array, batch: Batch) -> tuple[Float[Array, " B"], Scalars]:
-        error = outputs.astype(jnp.float32) - batch["y"].reshape(outputs.shape)
-        return jnp.mean(jnp.square(error), axis=range(1, error.ndim)), {}
+    Outputs are (B, ...) and the target has their shape; (B,) also stands for (B, 1), either way.
+    """
 
-    return Objective(model, x_input, score)
+    def score(outputs: Array, batch: Batch) -> Mapping[str, Term]:
+        y = like_outputs(outputs, batch[target], target)
+        error = outputs.astype(jnp.float32) - y.astype(jnp.float32)
+        return {"squared_error": Term(jnp.mean(jnp.square(error), axis=range(1, error.ndim)))}
+
+    return Objective(model, tuple(inputs), score)
+
+
+def like_outputs(outputs: Array, y: Array, name: str) -> Array:
+    """Targets in the shape of the outputs; `UserError` where they are not of that shape."""
+    shapes = {outputs.shape, y.shape}
+    B = outputs.shape[:1]
+    if len(shapes) > 1 and shapes != {B, (*B, 1)}:
+        raise UserError(
+            f"the model's outputs have shape {outputs.shape}, the targets {name!r} {y.shape}; "
+            "expected the same shape"
+        )
+    return y.reshape(outputs.shape)

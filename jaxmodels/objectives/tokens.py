@@ -1,69 +1,90 @@
-"""Objectives of sequences of tokens: cross-entropies in nats, means over all tokens that count."""
+"""Objectives of sequences of tokens: cross-entropies in nats, means over the tokens that count."""
 
-from jaxtyping import Bool, Float
+import dataclasses
+from collections.abc import Mapping, Sequence
 
-from jaxmodels.adapters.method import Method
-from jaxmodels.adapters.state import Carried
-from jaxmodels.errors import UserError
-from jaxmodels.inputs import carried_inputs, pair_inputs, scored_inputs, token_inputs, valid_targets
-from jaxmodels.losses import cross_entropy
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from jaxmodels.adapters import Stateful, with_arguments
+from jaxmodels.losses import check_label_smoothing, cross_entropy
 from jaxmodels.objectives.objective import Objective
-from jaxmodels.special_tokens import PAD
-from jaxmodels.typing import Array, Batch, Model, Scalars
+from jaxmodels.special_tokens import split_target
+from jaxmodels.terms import Term
+from jaxmodels.typing import Array, Batch, Model, batch_fields
+
+
+def token_classification(
+    model: Model,
+    inputs: Sequence[str] = ("tokens",),
+    target: str = "targets",
+    valid: str = "valid?",
+    label_smoothing: float = 0.0,
+) -> Objective:
+    """Cross-entropy of a class for each token: logits (B, T, K), classes (B, T).
+
+    Args:
+        model: computes logits from the fields `inputs`.
+        inputs: names of batch fields.
+        target: the field of classes.
+        valid: the field (B, T) of which tokens count, or of their weights; "valid?" may be absent.
+        label_smoothing: see `losses.cross_entropy`; the term `cross_entropy` is without it.
+    """
+    check_label_smoothing(label_smoothing)
+
+    def score(logits: Float[Array, "B T K"], batch: Batch) -> Mapping[str, Term]:
+        weights = _weights(batch, valid)
+        plain = Term(cross_entropy(logits, batch[target]), weights)
+        if not label_smoothing:
+            return {"cross_entropy": plain}
+        smooth = Term(cross_entropy(logits, batch[target], label_smoothing), weights)
+        return {"smoothed": smooth, "cross_entropy": plain._replace(coefficient=0.0)}
+
+    return Objective(model, tuple(inputs), score)
 
 
 def next_token(model: Model) -> Objective:
-    """Cross-entropy of `targets` (B, T), of which `valid` (B, T) count, given `tokens` (B, T).
+    """Language modelling: `token_classification` of the token that follows each of `tokens`.
 
-    The model's outputs are logits (B, T, V). Rows of packed documents have `segments` (B, T),
-    which the model is given too.
+    Fields `tokens`, `targets` (B, T), `valid` where not all count, and `segments` where rows hold
+    several documents, which the model is given too.
     """
-    return Objective(model, token_inputs, _next_token_score, valid=valid_targets)
+    return token_classification(model, ("tokens", "segments?"))
 
 
 def truncated(model: Model) -> Objective:
-    """`next_token` of consecutive batches, the model's carry going from one to the next.
+    """`next_token` of consecutive batches, a recurrent state going from one to the next.
 
-    Back-propagation ends at a batch's first token; rows begin anew where `first` (B,) is true.
+    Truncated back-propagation through time: it ends at a batch's first token; rows start from zero
+    where `first` (B,) is true. Only for models with recurrent state; see `adapters.Stateful`.
     """
-    return Objective(Carried(model), carried_inputs, _next_token_score, valid=valid_targets)
+    return token_classification(Stateful(model), ("tokens", "first"))
 
 
 def next_token_in_chunks(model: Model) -> Objective:
-    """`next_token` of a model with a method `token_losses(tokens, targets)`.
+    """`next_token` of a model with a method `token_losses(tokens, targets)`, as `CausalLM` has.
 
     Its logits never stand in memory together, which a large vocabulary asks for.
     """
 
-    def score(losses: Float[Array, "B T"], batch: Batch) -> tuple[Array, Scalars]:
-        del batch
-        return losses, {}
+    def score(losses: Float[Array, "B T"], batch: Batch) -> Mapping[str, Term]:
+        return {"cross_entropy": Term(losses, _weights(batch, "valid?"))}
 
-    return Objective(Method(model, "token_losses"), scored_inputs, score, valid=valid_targets)
+    fields = "tokens", "targets", "segments?"
+    return Objective(with_arguments(model, method="token_losses"), fields, score)
 
 
 def seq2seq(model: Model, label_smoothing: float = 0.0) -> Objective:
-    """Cross-entropy of each token of `target` (B, T + 1) but the first, given what came before.
+    """Translation with teacher forcing: each token of `target` but the first, given those before.
 
-    And given `source` (B, S). Padding does not count. With smoothing, the scalar `cross_entropy`
-    is that without.
+    Fields `source` (B, S) and `target` (B, T + 1); padding does not count.
     """
-    if not 0 <= label_smoothing < 1:
-        raise UserError(f"The smoothing of labels must be in [0, 1), got {label_smoothing}.")
-
-    def score(logits: Float[Array, "B T V"], batch: Batch) -> tuple[Array, Scalars]:
-        targets = batch["target"][:, 1:]
-        plain = cross_entropy(logits, targets)
-        if not label_smoothing:
-            return plain, {}
-        return cross_entropy(logits, targets, label_smoothing), {"cross_entropy": plain}
-
-    return Objective(model, pair_inputs, score, valid=_no_padding)
+    objective = token_classification(
+        model, ("source", "decoder_tokens"), "targets", "valid", label_smoothing
+    )
+    return dataclasses.replace(objective, prepare=lambda key, batch: split_target(batch))
 
 
-def _no_padding(batch: Batch) -> Bool[Array, "B T"]:
-    return batch["target"][:, 1:] != PAD
-
-
-def _next_token_score(logits: Float[Array, "B T V"], batch: Batch) -> tuple[Array, Scalars]:
-    return cross_entropy(logits, batch["targets"]), {}
+def _weights(batch: Batch, valid: str) -> Array | None:
+    found = batch_fields(batch, (valid,))
+    return jnp.asarray(found[0]) if found else None

@@ -117,8 +117,8 @@ def plan(step: Any, state: Any, example: Mapping[str, Any], mesh: Mesh, target: 
     """Compile a training step ahead of time and return its `Plan`.
 
     Args:
-        step: a jitted function of (state, batch), such as `train.placed_step` makes.
-        state: shapes, dtypes and shardings, as `train.abstract` makes them.
+        step: a jitted function of (state, batch), such as `train.jit_step` makes.
+        state: shapes, dtypes and shardings, as `train.abstract_state` makes them.
         example: a batch's shapes and dtypes.
         mesh: of the target's devices.
         target: the devices to compile for.

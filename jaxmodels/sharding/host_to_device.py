@@ -25,9 +25,10 @@ PREFETCH = 2
 class NumberedBatches(Protocol):
     """Batches indexed by step number, of which a host can read some rows only."""
 
-    batch_size: int
+    @property
+    def batch_size(self) -> int: ...
 
-    def iterate(self, start: int, stop: int, rows: np.ndarray | None = None) -> Iterator[Batch]: ...
+    def iterate(self, start: int, stop: int, rows: Any = None) -> Iterator[Batch]: ...
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray | None:

@@ -158,15 +158,54 @@ class Checkpoints:
         that are damaged; raises `DamagedCheckpoints` if none is good, `UserError` if there is none
         or none of it is called `part`.
         """
+        step = self._newest()
+        like = leaves.part_like(self._folders.record(step)["leaves"], part)
+        arrays = _load(self._folders.path(step), leaves.stored_like(like), partial=True)
+        return leaves.at(leaves.restored(like, arrays), part)
+
+    def newest_step(self) -> int:
+        """The step of the newest good checkpoint; raises what `read_latest` raises."""
+        return self._newest()
+
+    def leaf_names(self) -> set[str]:
+        """The paths of all leaves in the newest good checkpoint."""
+        return set(self._folders.record(self._newest())["leaves"])
+
+    def read_leaves(self, wanted: Mapping[str, tuple[str, Any]]) -> dict[str, Any]:
+        """Some leaves of the newest good checkpoint, each placed like a given array.
+
+        Args:
+            wanted: by any name, the path in the checkpoint, and an array (or its shape, dtype and
+                sharding) that the leaf is to be like.
+
+        Raises:
+            StateDiffers: a leaf is missing there, or has another shape or dtype; it names all.
+        """
+        step = self._newest()
+        record = self._folders.record(step)["leaves"]
+        like = {
+            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+            for name, leaf in wanted.values()
+        }
+        held = {name: (tuple(shape), dtype) for name, (shape, dtype) in record.items()}
+        expected = {name: (tuple(leaf.shape), str(leaf.dtype)) for name, leaf in like.items()}
+        held = {name: entry for name, entry in held.items() if name in expected}
+        path = self._folders.path(step)
+        if lines := leaves.differences(expected, held):
+            raise StateDiffers(f"the checkpoint {path} is of another model:\n{_listed(lines)}")
+        nested = leaves.nest({tuple(name.split("/")): leaf for name, leaf in like.items()})
+        arrays = _load(path, leaves.stored_like(nested), partial=True)
+        read = leaves.restored(nested, arrays)
+        return {name: leaves.at(read, source) for name, (source, _) in wanted.items()}
+
+    def _newest(self) -> int:
         self.wait()
         found = self._folders.newest_whole()
         if found["step"] is None:
             raise self._damaged(found["reasons"] or ["there is none"])
         if found["reasons"]:
-            warnings.warn(f"passed over:\n{_listed(found['reasons'])}", stacklevel=3)
-        like = leaves.part_like(self._folders.record(found["step"])["leaves"], part)
-        arrays = _load(self._folders.path(found["step"]), leaves.stored_like(like), partial=True)
-        return leaves.at(leaves.restored(like, arrays), part)
+            warnings.warn(f"passed over:\n{_listed(found['reasons'])}", stacklevel=4)
+        return found["step"]
 
     def _record(self, step: int, state: Any, metrics: Any, metadata: Any) -> dict[str, Any]:
         shapes = leaves.describe(state)

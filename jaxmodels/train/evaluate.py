@@ -2,13 +2,13 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from jaxmodels.adapters.state import fresh
+from jaxmodels.adapters.stateful import initial_carry
 from jaxmodels.sharding import (
     batch_sharding,
     batch_shards,
@@ -17,111 +17,108 @@ from jaxmodels.sharding import (
     shard_batch,
     use_mesh,
 )
-from jaxmodels.typing import CARRY, Batch, Collections, Model, Params
-
-Totals = dict[str, np.ndarray]
+from jaxmodels.typing import CARRY, Array, Batch, Collections, Evaluation, Params, batch_fields
 
 AHEAD = 2
-"""Batches under way while one is fetched, so that the device never waits for the host."""
+"""Batches under way while one is reduced, so that the device never waits for the host."""
 
-
-@runtime_checkable
-class Evaluation(Protocol):
-    """What `jaxmodels.metrics` makes; anything with these parts will do."""
-
-    model: Model
-    split: Any
-    inputs: Callable[[Batch], tuple[Any, ...]]
-    statistics: Callable[[Any, Batch], dict[str, Any]]
-    summary: Callable[[Totals], dict[str, Any]]
-    batch_size: int
-    counted: Callable[[dict[str, Any]], Any]
-    carried: bool
+Evaluator = Callable[[Params, Collections], dict[str, Any]]
 
 
 def evaluate(
-    evaluation: Any, params: Params, collections: Collections, mesh: Mesh
+    evaluation: Evaluation, params: Params, collections: Collections, mesh: Mesh
 ) -> dict[str, Any]:
-    """The evaluation's figures for these variables."""
+    """The metrics of these variables, by name."""
     return evaluator(evaluation, mesh)(params, collections)
 
 
-def evaluator(
-    evaluation: Evaluation, mesh: Mesh
-) -> Callable[[Params, Collections], dict[str, Any]]:
+def evaluator(evaluation: Evaluation, mesh: Mesh) -> Evaluator:
     """`evaluate` as a function that is compiled once and called many times."""
-
-    size = _rounded(evaluation.batch_size, mesh)
+    size = _round_up(evaluation.batch_size, batch_shards(mesh))
     rows = local_rows(mesh, size)
-    step = _compiled(evaluation, mesh)
+    step = _compiled_step(evaluation, mesh, size)
 
-    def parts(params: Params, collections: Collections) -> Iterator[Any]:
+    def steps(params: Params, collections: Collections) -> Iterator[Any]:
         used = {k: v for k, v in collections.items() if k != CARRY}
         for n, batch in enumerate(evaluation.split.padded(size, rows)):
             fed = shard_batch(batch, mesh)
-            if n == 0 and evaluation.carried:
-                used[CARRY] = _start(evaluation, fed, mesh)
-            sums, carry = step(params, used, fed, n)
+            if n == 0 and evaluation.stateful:
+                used[CARRY] = _initial_carry(evaluation, fed, mesh)
+            statistics, mask, carry = step(params, used, fed, n)
             used |= carry
-            yield sums
+            yield statistics, mask
 
     def run(params: Params, collections: Collections) -> dict[str, Any]:
-        totals = [
-            jax.tree.map(_widened, evaluation.counted(jax.device_get(sums)))
-            for sums in _ahead(parts(params, collections))
-        ]
-        return evaluation.summary(jax.tree.map(lambda *xs: np.sum(xs, axis=0), *totals))
+        reduction, total = evaluation.reduction, None
+        for statistics, mask in _ahead(steps(params, collections)):
+            total = reduction.zero(statistics) if total is None else total
+            total = reduction.update(total, statistics, mask)
+        return dict(evaluation.summary(reduction.result(total)))
 
     return run
 
 
-def _compiled(evaluation: Evaluation, mesh: Mesh) -> Callable[..., Any]:
-    """`(params, collections, batch, n) -> (sums, carry)`, jitted."""
-    key = jax.random.key(0)
+def _compiled_step(evaluation: Evaluation, mesh: Mesh, size: int) -> Callable[..., Any]:
+    """`(params, collections, batch, n) -> (statistics, mask, carry)`, jitted."""
 
-    def statistics(
-        params: Params, collections: Collections, batch: Batch, n: Any
-    ) -> tuple[dict[str, Any], Collections]:
-        batch = evaluation.split.preprocess(batch)
+    def step(params: Params, collections: Collections, batch: Batch, n: Any) -> Any:
+        mask = batch["mask"]
+        batch = _prepared(evaluation, batch)
+        variables = {"params": params, **collections}
         with use_mesh(mesh):
-            outputs, carry = evaluation.model.apply(
-                {"params": params, **collections},
-                *evaluation.inputs(batch),
-                rngs={"sample": jax.random.fold_in(key, n)},
-                mutable=[CARRY] if evaluation.carried else [],
-            )
-        return evaluation.statistics(outputs, batch), carry
+            if evaluation.per_example_keys:
+                outputs, carry = _one_by_one(evaluation, variables, batch, n * size), {}
+            else:
+                outputs, carry = evaluation.model.apply(
+                    variables,
+                    *batch_fields(batch, evaluation.inputs),
+                    mutable=[CARRY] if evaluation.stateful else [],
+                )
+        return evaluation.statistics(outputs, {**batch, "mask": mask}), mask, carry
 
-    placed = replicated(mesh), batch_sharding(mesh)
-    return jax.jit(statistics, out_shardings=placed)
+    placed = replicated(mesh), replicated(mesh), batch_sharding(mesh)
+    return jax.jit(step, out_shardings=placed)
 
 
-def _start(evaluation: Evaluation, batch: Batch, mesh: Mesh) -> Any:
+def _one_by_one(evaluation: Evaluation, variables: Any, batch: Batch, first: Any) -> Any:
+    """Outputs of examples that are each computed alone, with a key of its position."""
+    inputs = batch_fields(batch, evaluation.inputs)
+
+    def apply(position: Array, *inputs: Array) -> Any:
+        key = jax.random.fold_in(jax.random.key(0), position)
+        alone = (x[None] for x in inputs)
+        return evaluation.model.apply(variables, *alone, rngs={"sample": key})
+
+    positions = first + jnp.arange(len(inputs[0]))
+    outputs = jax.vmap(apply)(positions, *inputs)
+    return jax.tree.map(lambda x: x.squeeze(1), outputs)
+
+
+def _prepared(evaluation: Evaluation, batch: Batch) -> Batch:
+    batch = evaluation.split.preprocess(batch)
+    return batch if evaluation.prepare is None else evaluation.prepare(batch)
+
+
+def _initial_carry(evaluation: Evaluation, batch: Batch, mesh: Mesh) -> Any:
     """A carry of zeros for as many rows as the batch has."""
 
-    def make() -> Any:
-        inputs = evaluation.inputs(evaluation.split.preprocess(batch))
+    def init() -> Any:
+        inputs = batch_fields(_prepared(evaluation, batch), evaluation.inputs)
         return evaluation.model.init(jax.random.key(0), *inputs)
 
-    return jax.device_put(fresh(make), batch_sharding(mesh))
+    return jax.device_put(initial_carry(init), batch_sharding(mesh))
 
 
-def _ahead(parts: Iterator[Any]) -> Iterator[Any]:
-    """The parts, `AHEAD` of them begun before the first is waited for, and no more in memory."""
+def _ahead(steps: Iterator[Any]) -> Iterator[Any]:
+    """The steps' results, `AHEAD` of them begun before the first is waited for, and no more."""
     begun: deque[Any] = deque()
-    for part in parts:
-        begun.append(part)
+    for result in steps:
+        begun.append(result)
         if len(begun) > AHEAD:
-            yield begun.popleft()
+            yield jax.block_until_ready(begun.popleft())
     yield from begun
 
 
-def _rounded(batch_size: int, mesh: Mesh) -> int:
-    """The batch size, rounded up to what the mesh divides; the padding is masked."""
-    shards = batch_shards(mesh)
+def _round_up(batch_size: int, shards: int) -> int:
+    """The batch size as a multiple of what the mesh divides a batch into; padding is masked."""
     return -(-batch_size // shards) * shards
-
-
-def _widened(total: Any) -> np.ndarray:
-    total = np.asarray(total)
-    return total.astype(np.int64 if np.issubdtype(total.dtype, np.integer) else np.float64)

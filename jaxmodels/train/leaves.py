@@ -37,12 +37,12 @@ def differences(expected: Shapes, found: Shapes) -> list[str]:
 
 def stored(tree: Any) -> dict[str, Any]:
     """The arrays of `tree` that are stored, as nested dicts."""
-    return _nest({path: _words(leaf) for path, leaf in _flat(tree) if math.prod(leaf.shape)})
+    return nest({path: _words(leaf) for path, leaf in _flat(tree) if math.prod(leaf.shape)})
 
 
 def stored_like(like: Any) -> dict[str, Any]:
     """What `stored` gives for a tree like `like`, as `ShapeDtypeStruct`s with shardings."""
-    return _nest({path: _abstract(leaf) for path, leaf in _flat(like) if math.prod(leaf.shape)})
+    return nest({path: _abstract(leaf) for path, leaf in _flat(like) if math.prod(leaf.shape)})
 
 
 def part_like(shapes: Mapping[str, Any], part: str) -> Any:
@@ -54,7 +54,7 @@ def part_like(shapes: Mapping[str, Any], part: str) -> Any:
     if not chosen:
         parts = ", ".join(dict.fromkeys(name.partition("/")[0] for name in shapes))
         raise UserError(f"the checkpoint has no part {part!r}; its parts are {parts}")
-    return _nest(
+    return nest(
         {
             tuple(name.split("/")): jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(dtype))
             for name, (shape, dtype) in chosen.items()
@@ -90,7 +90,8 @@ def _array(leaf: Any) -> Any:
     return leaf if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct) else jnp.array(leaf)
 
 
-def _nest(flat: Mapping[Path, Any]) -> dict[str, Any]:
+def nest(flat: Mapping[Path, Any]) -> dict[str, Any]:
+    """Nested dicts of values by path."""
     nested: dict[str, Any] = {}
     for (*parents, name), value in flat.items():
         level = nested

@@ -1,7 +1,8 @@
-"""What a step carries to the next."""
+"""The training state: params, collections, optimizer state, step number, key."""
 
 import dataclasses
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,8 @@ import optax
 from jax.sharding import Mesh
 
 from jaxmodels.sharding import Rule, fsdp, sharding_tree
-from jaxmodels.typing import Batch, Collections, Key, Params
+from jaxmodels.train.trainable import Trainable, trainable_params
+from jaxmodels.typing import Key, Objective, Params
 
 
 @jax.tree_util.register_dataclass
@@ -30,22 +32,14 @@ class State:
     """How many updates `skip_nonfinite` has left out."""
 
 
-@runtime_checkable
-class Initializable(Protocol):
-    """The part of an objective that makes variables."""
-
-    def init(self, key: Key, batch: Batch) -> tuple[Params, Collections]:
-        """Make params and collections for batches like this one."""
-        ...
-
-
 def init(
     key: Key,
-    objective: Initializable,
+    objective: Objective,
     optimizer: optax.GradientTransformation,
     example: Any,
     mesh: Mesh,
     rule: Rule = fsdp,
+    trainable: Trainable | None = None,
 ) -> State:
     """The state at step 0, made in place on the mesh: no device ever holds the whole of it.
 
@@ -56,20 +50,23 @@ def init(
         example: a batch's shapes and dtypes; values are not read.
         mesh: the devices.
         rule: `(path, leaf, mesh) -> PartitionSpec`; see `sharding.rules`.
+        trainable: which params the optimizer has state for; all if absent.
     """
-    make = _maker(objective, optimizer, example)
+    make = _state_maker(objective, optimizer, example, trainable)
     return jax.jit(make, out_shardings=sharding_tree(jax.eval_shape(make, key), mesh, rule))(key)
 
 
-def abstract(
-    objective: Initializable,
+def abstract_state(
+    objective: Objective,
     optimizer: optax.GradientTransformation,
     example: Any,
     mesh: Mesh,
     rule: Rule = fsdp,
+    trainable: Trainable | None = None,
 ) -> State:
     """The shapes, dtypes and shardings of `init`'s state; nothing is computed."""
-    shapes = jax.eval_shape(_maker(objective, optimizer, example), jax.random.key(0))
+    make = _state_maker(objective, optimizer, example, trainable)
+    shapes = jax.eval_shape(make, jax.random.key(0))
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
@@ -77,7 +74,12 @@ def abstract(
     )
 
 
-def _maker(objective: Initializable, optimizer: optax.GradientTransformation, example: Any) -> Any:
+def _state_maker(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    example: Any,
+    trainable: Trainable | None,
+) -> Callable[[Key], State]:
     def make(key: Key) -> State:
         init_key, steps_key = jax.random.split(key)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), example)
@@ -86,7 +88,7 @@ def _maker(objective: Initializable, optimizer: optax.GradientTransformation, ex
             step=jnp.int32(0),
             params=params,
             collections=collections,
-            opt_state=optimizer.init(params),
+            opt_state=optimizer.init(trainable_params(params, trainable)),
             key=steps_key,
             skipped=jnp.int32(0),
         )

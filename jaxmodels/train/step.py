@@ -12,6 +12,7 @@ from jaxmodels.grads import Grad
 from jaxmodels.sharding.mesh import use_mesh
 from jaxmodels.sharding.rules import current_shardings
 from jaxmodels.train.state import State
+from jaxmodels.train.trainable import OfTrainable, Trainable, trainable_params, with_frozen
 from jaxmodels.typing import Array, Batch, Scalars
 
 Update = Callable[[State, Batch], tuple[State, Scalars]]
@@ -21,24 +22,29 @@ def update(
     objective: Callable[..., Any],
     optimizer: optax.GradientTransformation,
     grad: Grad = jax.value_and_grad,
+    trainable: Trainable | None = None,
 ) -> Update:
     """The step as a plain function, to be composed and compiled.
 
     Args:
-        objective: `(params, collections, batch, key) -> (loss, Aux)`.
+        objective: `(params, collections, batch, key, step) -> (loss, Aux)`.
         optimizer: makes the update from the gradients.
         grad: anything with the interface of `jax.value_and_grad`, such as `grads.accumulate(4)`.
+        trainable: which params have gradients and are updated; all if absent.
     """
-    value_and_grad = grad(objective, has_aux=True)
 
     def step(state: State, batch: Batch) -> tuple[State, Scalars]:
         key = jax.random.fold_in(state.key, state.step)
-        (loss, aux), gradient = value_and_grad(state.params, state.collections, batch, key)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        trained = trainable_params(state.params, trainable)
+        fn = objective if trainable is None else OfTrainable(objective, state.params)
+        (loss, aux), gradient = grad(fn, has_aux=True)(
+            trained, state.collections, batch, key, state.step
+        )
+        updates, opt_state = optimizer.update(gradient, state.opt_state, trained)
         new = dataclasses.replace(
             state,
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=with_frozen(optax.apply_updates(trained, updates), state.params),
             collections=aux.collections,
             opt_state=opt_state,
         )
@@ -75,13 +81,13 @@ def compile_step(step: Update) -> Update:
     def call(state: State, batch: Batch) -> tuple[State, Scalars]:
         nonlocal compiled
         if compiled is None:
-            compiled = placed_step(step, state)
+            compiled = jit_step(step, state)
         return compiled(state, batch)
 
     return call
 
 
-def placed_step(step: Update, state: State) -> Any:
+def jit_step(step: Update, state: State) -> Any:
     """`step` under `jit` for states placed like this one, of arrays or of their shapes."""
     mesh = getattr(jax.tree.leaves(state)[0].sharding, "mesh", None)
 
@@ -98,9 +104,13 @@ def make_step(
     objective: Callable[..., Any],
     optimizer: optax.GradientTransformation,
     grad: Grad = jax.value_and_grad,
+    trainable: Trainable | None = None,
 ) -> Update:
-    """The compiled training step `(state, batch) -> (state, scalars)`; the state is donated."""
-    return compile_step(update(objective, optimizer, grad))
+    """The compiled training step `(state, batch) -> (state, scalars)`; the state is donated.
+
+    The arguments are those of `update`.
+    """
+    return compile_step(update(objective, optimizer, grad, trainable))
 
 
 def healthy(state: State) -> Array:
