@@ -47,7 +47,9 @@ def copy_memory(
         train=sequences["train"].batches(batch_size),
         evaluate={"test": metrics.next_token(model, sequences["test"], batch_size=100)},
         steps=steps,
-        published=Published({"test/cross_entropy": published}, "copy_memory", setting={"cell": cell}),
+        published=Published(
+            {"test/cross_entropy": published}, "copy_memory", setting={"cell": cell}
+        ),
     )
 
 

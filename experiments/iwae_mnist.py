@@ -59,11 +59,16 @@ def iwae_mnist(
         objective=objectives.iwae(model, samples),
         optimizer=optax.adam(schedule, b1=0.9, b2=0.999, eps=1e-4),
         train=train,
-        evaluate={"test": metrics.iwae(model, test, eval_samples), "bound": metrics.elbo(model, test)},
+        evaluate={
+            "test": metrics.iwae(model, test, eval_samples),
+            "bound": metrics.elbo(model, test),
+        },
         steps=steps,
         published=None
         if nats is None
-        else Published({"test/nll": nats}, "mnist", setting={"samples": samples, "latents": latents}),
+        else Published(
+            {"test/nll": nats}, "mnist", setting={"samples": samples, "latents": latents}
+        ),
         best="test/nll",
         report=inspect.latents(model, test),
     )

@@ -1,7 +1,7 @@
 """Transfer learning on MNIST: convolutions learnt on the digits 0 to 4 recognise 5 to 9.
 
-Keras's example mnist_transfer_cnn: a ConvNet learns the first five digits; then its convolutions are
-frozen, and the dense layers alone learn the other five: 99.2 % test accuracy after five epochs.
+Keras's example mnist_transfer_cnn: a ConvNet learns the first five digits; then its convolutions
+are frozen, and the dense layers learn the other five: 99.2 % test accuracy after five epochs.
 
     uv run experiments/transfer_mnist.py --digits 0 --out runs/transfer-0
     uv run experiments/transfer_mnist.py --start runs/transfer-0

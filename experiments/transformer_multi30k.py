@@ -62,7 +62,11 @@ def transformer_multi30k(
         published=Published({"translation/bleu": 36.52, "test/perplexity": 5.316}, "multi30k"),
         best="validation/perplexity",
         report=inspect.translations(
-            model, task, beam_size=beam_size, alpha=1.5, attention_fn=encoder_decoder.cross_attention
+            model,
+            task,
+            beam_size=beam_size,
+            alpha=1.5,
+            attention_fn=encoder_decoder.cross_attention,
         ),
         files=task.files,
     )

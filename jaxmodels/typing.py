@@ -119,20 +119,31 @@ class Reduction(Protocol):
 class Evaluation(Protocol):
     """A model measured on a split; made by `jaxmodels.metrics`, or any object with these parts.
 
-    Attributes are described at `metrics.Evaluation`.
+    The parts are described at `metrics.Evaluation`.
     """
 
-    model: Model
-    split: Any
-    inputs: Sequence[str]
-    statistics: Callable[[Any, Batch], Any]
-    summary: Callable[[Any], Mapping[str, Any]]
-    metrics: Mapping[str, Any]
-    reduction: Reduction
-    prepare: Callable[[Batch], Batch] | None
-    batch_size: int
-    per_example_keys: bool
-    stateful: bool
+    @property
+    def model(self) -> Model: ...
+    @property
+    def split(self) -> Any: ...
+    @property
+    def inputs(self) -> Sequence[str]: ...
+    @property
+    def statistics(self) -> Callable[[Any, Batch], Any]: ...
+    @property
+    def summary(self) -> Callable[[Any], Mapping[str, Any]]: ...
+    @property
+    def metrics(self) -> Mapping[str, Any]: ...
+    @property
+    def reduction(self) -> Reduction: ...
+    @property
+    def prepare(self) -> Callable[[Batch], Batch] | None: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def per_example_keys(self) -> bool: ...
+    @property
+    def stateful(self) -> bool: ...
 
 
 def batch_fields(batch: Batch, names: Sequence[str]) -> tuple[Any, ...]:

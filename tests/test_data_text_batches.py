@@ -206,9 +206,7 @@ class TestStream:
                 return tokens, {}
 
         for split in (text.consecutive(IDS, 1, T), text.blocks(IDS, T)):
-            evaluation = Evaluation(
-                Echo(), split, ("tokens",), statistics, dict, batch_size=1
-            )
+            evaluation = Evaluation(Echo(), split, ("tokens",), statistics, dict, batch_size=1)
             assert evaluate(evaluation, {}, {}, sharding.mesh())["tokens"] == len(IDS) - 1
 
     def test_bad_texts(self):

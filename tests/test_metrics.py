@@ -270,7 +270,7 @@ class TestSums:
 
 
 def test_only_one_total_is_held(monkeypatch):
-    """1,000 classes, 80 batches: never the matrices of two batches at a time, beyond those ahead."""
+    """1,000 classes, 80 batches: no more matrices are alive at the end than at the beginning."""
     split = Arrays(1000, image=np.zeros((800, 1000), np.float32), label=np.zeros(800, np.int32))
     evaluation = metrics.classification(IDENTITY, split, confusion=True)
     alive, update = [], metrics.Sums.update

@@ -310,7 +310,7 @@ def test_targets_of_another_shape_are_refused(make):
     "make", [objectives.classification, objectives.token_classification, objectives.seq2seq]
 )
 def test_label_smoothing_is_a_share(make, smoothing):
-    with pytest.raises(UserError, match="share in 0..1"):
+    with pytest.raises(UserError, match=r"share in 0\.\.1"):
         make(MLP((4,)), label_smoothing=smoothing)
 
 

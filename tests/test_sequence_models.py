@@ -10,8 +10,8 @@ import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-
 from jaxmodels.adapters.state import Carried
+
 from jaxmodels.errors import UserError
 from jaxmodels.kernels import additive_attention
 from jaxmodels.layers.cells import GRU, LSTM, Elman, OriginalGRU

@@ -27,7 +27,7 @@ class Stateful(Adapter):
     def init(
         self, rngs: Any, tokens: Int[Array, "B T"], first: Bool[Array, " B"], **kwargs: Any
     ) -> Any:
-        """Make the variables, the carry at zero; `UserError` for a model without recurrent state."""
+        """Make the variables, the carry at zero; `UserError` for a model that has no carry."""
         del first
         try:
             variables = self.model.init(rngs, tokens, carry=True, **kwargs)

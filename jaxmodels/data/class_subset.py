@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,7 @@ def class_subset(split: Split, classes: Sequence[int]) -> Split:
     indices = split.indices(np.arange(len(split)))
     kept = indices[table[_labels(split.source, indices)] >= 0]
     names = split.class_names and tuple(split.class_names[c] for c in chosen)
-    source = Relabelled(split.source, table)
+    source: Any = Relabelled(split.source, table)
     return replace(split, source=source, num_classes=len(chosen), class_names=names, kept=kept)
 
 

@@ -57,10 +57,7 @@ class Source(Protocol):
         """The source and the split, such as `mnist/train`."""
         ...
 
-    @property
-    def in_memory(self) -> bool:
-        """Whether reading takes no time worth a thread."""
-        ...
+    in_memory: ClassVar[bool]
 
     def __len__(self) -> int:
         """How many examples there are."""

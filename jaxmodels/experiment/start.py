@@ -121,8 +121,9 @@ class FromRun:
 def from_run(folder: str | os.PathLike[str], new: str = "") -> FromRun:
     """Start from another run: the params that its metrics were measured with.
 
-    That is the newest good checkpoint's average where the run evaluates one (`optimizers.ema`), else
-    its params; and its other collections. Leaves are found by path and must have the same shapes.
+    That is the newest good checkpoint's average where the run evaluates one (`optimizers.ema`),
+    else its params; and its other collections. Leaves are found by path and must have the same
+    shapes.
 
     Args:
         folder: of the run, which must have saved a checkpoint.

@@ -95,7 +95,7 @@ def _run(setup: Setup, mirror: Mirror) -> Outcome:
         metrics = {**metrics, "train/skipped": int(state.skipped)}
     with abort_with_peers(folder / CHECKPOINTS):
         _conclude(run, state, metrics)
-        # At their end the others would wait for the page no longer than `distributed.HEARTBEAT_TIMEOUT`.
+        # Else the others, at their end, would wait no longer than the heartbeat's timeout.
         multihost_utils.sync_global_devices("the page is written")
     return Outcome(state, metrics, folder)
 

@@ -20,7 +20,7 @@ from jaxmodels.layers.dropout import Dropout
 from jaxmodels.layers.feedforward import FeedForward, GatedFeedForward, gelu_tanh
 from jaxmodels.layers.positions import LearnedPositions, Positions, rotary
 from jaxmodels.layers.shapes import check_length, check_sizes
-from jaxmodels.losses import cross_entropy, in_chunks, judged
+from jaxmodels.losses import cross_entropy, in_chunks, token_scores
 from jaxmodels.typing import Array
 
 
@@ -104,7 +104,7 @@ class CausalLM(nn.Module):
         segments: Int[Array, "B T"] | None = None,
     ) -> tuple[Float[Array, "B T"], Bool[Array, "B T"]]:
         """Cross-entropies, and whether the target has the largest logit; memory as in `losses`."""
-        return self._in_chunks(judged, tokens, targets, segments, train=False)
+        return self._in_chunks(token_scores, tokens, targets, segments, train=False)
 
     @property
     def tensor_dims(self) -> Mapping[str, int]:
