@@ -1,3 +1,3 @@
 """Models of the large-model era as pure functions on JAX."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

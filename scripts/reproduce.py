@@ -20,8 +20,8 @@ import tyro
 from tyro.conf import Positional
 
 from jaxmodels import experiment, report
+from jaxmodels.metric import Metric
 from jaxmodels.report.progress import duration
-from jaxmodels.report.verdict import written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,14 +51,13 @@ def row(name: str, arguments: list[str], folders: list[Path]) -> str:
     """The table's row: command, published, measured, steps, time of a run, machine."""
     config = json.loads((folders[0] / "config.json").read_text())
     results = [experiment.results(folder) for folder in folders]
-    measured = [
-        f"{figure.partition('/')[2]} {spread(figure, [r[figure] for r in results])}"
-        for figure in config["published"]
-    ]
-    published = [
-        f"{figure.partition('/')[2]} {written(figure, value)}"
-        for figure, value in config["published"].items()
-    ]
+    types = {name: Metric(**fields) for name, fields in config["metrics"].items()}
+    targets = config["published"].get("metrics", {})
+    measured, published = [], []
+    for name, value in targets.items():
+        kind, short = types.get(name, Metric()), name.partition("/")[2]
+        measured.append(f"{short} {spread(kind, [r[name] for r in results])}")
+        published.append(f"{short} {kind.format(value)}")
     times = [report.read_metrics(folder)["time"][1] for folder in folders]
     cells = [
         f"`{shlex.join(['uv', 'run', f'experiments/{name}.py', *arguments])}`",
@@ -71,12 +70,12 @@ def row(name: str, arguments: list[str], folders: list[Path]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def spread(figure: str, values: list[float]) -> str:
+def spread(kind: Metric, values: list[float]) -> str:
     """Mean and standard deviation over seeds, or the single value."""
     if len(values) == 1:
-        return f"{written(figure, values[0])} (1 seed)"
-    deviation = written(figure, stdev(values))
-    return f"{written(figure, mean(values))} ± {deviation} ({len(values)} seeds)"
+        return f"{kind.format(values[0])} (1 seed)"
+    deviation = kind.format(stdev(values))
+    return f"{kind.format(mean(values))} ± {deviation} ({len(values)} seeds)"
 
 
 if __name__ == "__main__":

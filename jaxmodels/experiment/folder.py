@@ -62,6 +62,7 @@ def open_folder(
         else {},
         "hyperparameters": plain(hyperparameters),
         "changed": plain(changed_hyperparameters(make, hyperparameters, experiment)),
+        "metrics": {k: dataclasses.asdict(kind) for k, kind in experiment.metric_types.items()},
         "steps": experiment.steps,
         "start": plain(experiment.start.provenance) if experiment.start else None,
         "trainable": experiment.trainable if isinstance(experiment.trainable, str) else None,

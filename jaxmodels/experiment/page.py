@@ -33,8 +33,11 @@ def write_page(
         if "time" in series
         else []
     )
+    results = _results(experiment, metrics, config)
+    del config["metrics"]  # units, which every value of the page has beside it
+    title, _, subtitle = config.pop("description").partition("\n")
     sections = [
-        report.comparison(metrics, **_comparison(experiment, config)),
+        report.comparison(results),
         report.curves(series, experiment.metric_types),
         *shown,
         *throughput,
@@ -42,7 +45,6 @@ def write_page(
         report.parameters(_rows(state.params)),
         report.settings(config),
     ]
-    title, _, subtitle = config.pop("description").partition("\n")
     return report.write_page(folder / PAGE, title.rstrip("."), subtitle.strip(), sections)
 
 
@@ -50,20 +52,22 @@ def print_summary(
     experiment: Experiment, metrics: Mapping[str, Any], files: Path, folder: Folder
 ) -> None:
     """Print the metrics beside the published ones, and where folder and page are."""
-    compared = _comparison(experiment, json.loads((files / CONFIG).read_text()))
-    places = str(folder), str(folder / PAGE), resume_command(folder)
-    print(report.summary(metrics, *places, **compared))
+    results = _results(experiment, metrics, json.loads((files / CONFIG).read_text()))
+    print(report.summary(results, str(folder), str(folder / PAGE), resume_command(folder)))
 
 
-def _comparison(experiment: Experiment, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a verdict on the metrics depends on."""
-    return {
-        "published": experiment.published,
-        "types": experiment.metric_types,
-        "datasets": experiment.datasets,
-        "changed": config.get("changed", {}),
-        "examples": {name: len(part.split) for name, part in experiment.evaluate.items()},
-    }
+def _results(
+    experiment: Experiment, metrics: Mapping[str, Any], config: Mapping[str, Any]
+) -> report.Results:
+    """The metrics, and what a verdict on them depends on."""
+    return report.Results(
+        metrics=metrics,
+        types=experiment.metric_types,
+        published=experiment.published,
+        datasets=experiment.datasets,
+        changed=config.get("changed", {}),
+        examples={name: len(part.split) for name, part in experiment.evaluate.items()},
+    )
 
 
 def _rows(params: Any) -> list[tuple[str, tuple[int, ...], Any, int, str]]:

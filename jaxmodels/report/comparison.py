@@ -1,86 +1,75 @@
-"""Published against measured: the first thing on the page."""
+"""The section of results: measured metrics beside published ones."""
 
 import html
-from collections.abc import Mapping
-from typing import Any
 
+from jaxmodels.metric import Metric
 from jaxmodels.report.page import Section
 from jaxmodels.report.tables import table
-from jaxmodels.report.verdict import (
-    better_by,
-    reached,
-    single_values,
-    standard_error,
-    verdict,
-    written,
-)
+from jaxmodels.report.verdict import Results
 
 
-def comparison(
-    published: Mapping[str, float], measured: Mapping[str, Any], source: str = ""
-) -> Section:
-    """Set the measured figures beside the published ones, with a verdict.
+def comparison(results: Results) -> Section:
+    """Set the measured metrics beside the published ones, with a verdict.
 
-    The standard error of a share is shown where its split's confusion matrix tells how many
-    examples were counted. `source` says where the published figures are from.
+    On another data set than the published one there is none; hyperparameters that differ from the
+    published setting stand beside it.
     """
-    values = single_values(measured)
-    rows = [_row(name, values, published, measured) for name in {**published, **values}]
+    rows = [_row(results, name) for name in {**results.targets, **results.values}]
     head = ("metric", "measured", "", "published", "difference", "")
-    text = _sentence(published, values) + table(head, rows, numbers=(1, 3, 4))
-    notes = [f"Published: {html.escape(source)}."] if source else []
+    text = _sentence(results) + table(head, rows, numbers=(1, 3, 4))
+    source = results.published.source if results.published else ""
+    notes = [*results.notes, *([f"Published: {source}."] if source else [])]
     if any("±" in row[2] for row in rows):
         notes.append("± is the standard error of a share of the split's examples.")
-    return Section("Result", f'{text}<p class="note">{" ".join(notes)}</p>')
+    return Section("Result", f'{text}<p class="note">{html.escape(" ".join(notes))}</p>')
 
 
-def _row(
-    name: str,
-    values: Mapping[str, float],
-    published: Mapping[str, float],
-    measured: Mapping[str, Any],
-) -> tuple[str, ...]:
-    target = written(name, published[name]) if name in published else ""
-    if name not in values:
+def _row(results: Results, name: str) -> tuple[str, ...]:
+    published = results.targets.get(name)
+    target = "" if published is None else results.format(name, published)
+    if name not in results.values:
         return html.escape(name), "not measured", "", target, "", ""
-    value = values[name]
-    cells = (html.escape(name), f"<b>{written(name, value)}</b>", _spread(name, value, measured))
-    if name not in published:
+    value = results.values[name]
+    cells = (html.escape(name), f"<b>{results.format(name, value)}</b>", _spread(results, name))
+    if published is None:
         return (*cells, "", "", "")
-    difference = value - published[name]
-    signed = ("+" if difference > 0 else "") + written(name, difference).replace("-", "−")
-    return (*cells, target, signed, _badge(name, value, published[name]))
+    difference = value - published
+    signed = ("+" if difference > 0 else "") + results.format(name, difference).replace("-", "−")
+    return (*cells, target, signed, _badge(results, name))
 
 
-def _spread(name: str, value: float, measured: Mapping[str, Any]) -> str:
-    confusion = measured.get(f"{name.rpartition('/')[0]}/confusion")
-    error = None if confusion is None else standard_error(name, value, int(confusion.sum()))
+def _spread(results: Results, name: str) -> str:
+    error = results.standard_error(name)
     return "" if error is None else f'<span class="quiet">± {100 * error:.2f}</span>'
 
 
-def _badge(name: str, measured: float, published: float) -> str:
-    kind = {True: "good", False: "bad", None: "quiet"}[reached(name, measured, published)]
-    return f'<span class="badge {kind}">{verdict(name, measured, published)}</span>'
+def _badge(results: Results, name: str) -> str:
+    kind = {True: "good", False: "bad", None: "quiet"}[results.reached(name)]
+    return f'<span class="badge {kind}">{html.escape(results.verdict(name))}</span>'
 
 
-def _sentence(published: Mapping[str, float], values: Mapping[str, float]) -> str:
+def _sentence(results: Results) -> str:
     """The verdict in words."""
-    both = [name for name in published if name in values]
+    both = [name for name in results.targets if name in results.values]
     words = [
-        f"<b>{html.escape(name)} {written(name, values[name])}</b>: "
-        f"{_compared(name, values[name], published[name])}."
+        f"<b>{html.escape(name)} {results.format(name, results.values[name])}</b>: "
+        f"{html.escape(_compared(results, name))}."
         for name in both
     ]
-    good = all(reached(name, values[name], published[name]) for name in both)
-    kind = "good" if good else "bad"
+    verdicts = {results.reached(name) for name in both}
+    kind = "bad" if False in verdicts else "good" if True in verdicts else "quiet"
     return f'<p class="verdict {kind}">{"<br>".join(words)}</p>' if words else ""
 
 
-def _compared(name: str, measured: float, published: float) -> str:
-    gain = better_by(name, measured, published)
-    figure = f"the published {written(name, published)}"
-    if gain is None:
-        return f"beside {figure}"
-    if not reached(name, measured, published):
-        return f"does not reach {figure}"
-    return f"reaches {figure}" if abs(gain) < 1e-9 else f"better than {figure}"
+def _compared(results: Results, name: str) -> str:
+    published = results.targets[name]
+    words = f"the published {results.format(name, published)}"
+    if dataset := results.other_dataset(name):
+        return f"measured on {dataset}, beside {words} on another data set"
+    reached = results.reached(name)
+    if reached is None:
+        return f"beside {words}"
+    if not reached:
+        return f"does not reach {words}"
+    gain = results.types.get(name, Metric()).gain(results.values[name], published) or 0.0
+    return f"reaches {words}" if abs(gain) < 1e-9 else f"better than {words}"

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from jaxmodels.metric import Metric
 from jaxmodels.report.charts import Line, chart
 from jaxmodels.report.page import Section
-from jaxmodels.report.verdict import NATS, SHARES
 
 Series = tuple[np.ndarray, np.ndarray]
 # What stands in one panel, though train and test have different names for it; first found, first.
@@ -17,15 +17,19 @@ SHARED = {
 }
 
 
-def curves(metrics: Mapping[str, Series]) -> Section:
+def curves(metrics: Mapping[str, Series], types: Mapping[str, Metric] | None = None) -> Section:
     """Draw what `read_metrics` gives, one panel a quantity; names are `split/quantity`.
+
+    `types` says by full name what unit a metric has; a panel takes the first that one of its names
+    has, so that training curves are drawn as those of the evaluation beside them.
 
     A name without a split belongs to `train`. Accuracy is drawn as error, which has room for
     differences near the end. Long noisy curves are means over a moving window of a thirtieth of
     their length, with the raw values behind.
     """
     panels = _panels(_by_split(metrics))
-    figures = [_figure(name, series) for name, series in panels.items()]
+    units = _units(types or {})
+    figures = [_figure(name, series, units) for name, series in panels.items()]
     return Section("Learning curves", f'<div class="panels">{"".join(figures)}</div>')
 
 
@@ -62,9 +66,14 @@ def _panels(splits: dict[str, dict[str, Series]]) -> dict[str, dict[str, Series]
     return panels
 
 
-def _figure(name: str, series: dict[str, Series]) -> str:
-    share = SHARES.fullmatch(name) is not None
-    unit = "%" if share else "nats" if NATS.fullmatch(name.replace("-", "_")) else ""
+def _units(types: Mapping[str, Metric]) -> dict[str, str]:
+    """Units by quantity: `error` of `test/error`."""
+    return {name.rpartition("/")[2]: kind.unit for name, kind in types.items()}
+
+
+def _figure(name: str, series: dict[str, Series], units: Mapping[str, str]) -> str:
+    unit = units.get(name.replace("-", "_"), units.get("accuracy", "") if name == "error" else "")
+    share = unit == "%"
     ordered = sorted(series.items(), key=lambda item: item[0] != "train")
     lines = [
         _line(split, steps, values * (100 if share else 1)) for split, (steps, values) in ordered

@@ -4,8 +4,9 @@ import html
 import os
 import re
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 STYLE = Path(__file__).with_name("page.css")
@@ -34,12 +35,24 @@ PAGE = """<!doctype html>
 """
 
 
+FILES = "report_files"
+"""The folder beside the page with the files of its sections."""
+
+
 @dataclass(frozen=True)
 class Section:
-    """A part of the page; `title` is plain text, `html` is put in as it is."""
+    """A part of the page.
+
+    Attributes:
+        title: plain text.
+        html: put in as it is.
+        files: what it shows and a page cannot hold, such as sound, by file name; `html` refers to
+            them by `report_files/NAME`.
+    """
 
     title: str
     html: str
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def anchor(self) -> str:
@@ -50,7 +63,12 @@ class Section:
 def write_page(
     path: str | os.PathLike[str], title: str, subtitle: str, sections: Sequence[Section]
 ) -> Path:
-    """Write the page in one stroke: a reader never sees half of it."""
+    """Write the page atomically, after the files of its sections.
+
+    Raises `ValueError` for a file name with a path in it, and for one that two sections have.
+    """
+    path = Path(path)
+    _write_files(path.parent / FILES, sections)
     text = PAGE.format(
         title=html.escape(title),
         subtitle=html.escape(subtitle),
@@ -58,7 +76,43 @@ def write_page(
         links="".join(f'<a href="#{s.anchor}">{html.escape(s.title)}</a>\n' for s in sections),
         sections="\n".join(map(_section, sections)),
     )
-    return _replace(Path(path), text)
+    return _replace(path, text)
+
+
+def sections(parts: Iterable[tuple[str, Callable[[], Sequence[Section]]]]) -> list[Section]:
+    """The sections of all parts (title, function); one that fails becomes a section that says so.
+
+    A page never costs a run its results.
+    """
+    return [section for title, make in parts for section in _made_or_failed(title, make)]
+
+
+def failed_section(title: str, error: BaseException) -> Section:
+    """A section in the place of one that could not be made: the error, and where it was raised."""
+    frame = traceback.extract_tb(error.__traceback__)[-1:]
+    place = "".join(f" ({Path(f.filename).name}, line {f.lineno})" for f in frame)
+    message = html.escape(f"{type(error).__name__}: {error}")
+    return Section(title, f'<p class="verdict bad">Could not be made: {message}{place}</p>')
+
+
+def _made_or_failed(title: str, make: Callable[[], Sequence[Section]]) -> Sequence[Section]:
+    try:
+        return make()
+    except Exception as error:
+        return [failed_section(title, error)]
+
+
+def _write_files(folder: Path, sections: Sequence[Section]) -> None:
+    files = [(name, content) for section in sections for name, content in section.files.items()]
+    names = [name for name, _ in files]
+    for name in names:
+        if Path(name).name != name or name in ("", ".", "..") or names.count(name) > 1:
+            raise ValueError(
+                f"a section's file is called {name!r}; expected a plain name, of one section only"
+            )
+    for name, content in files:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
 
 
 def _section(section: Section) -> str:

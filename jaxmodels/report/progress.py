@@ -5,9 +5,10 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-from jaxmodels.report.verdict import SHARES, last
+from jaxmodels.metric import Metric
 
-SHOWN = ("loss", "error", "accuracy")
+SHOWN = {"loss": Metric(), "error": Metric("%"), "accuracy": Metric("%")}
+"""The scalars that have a place in a line, and how they are written."""
 
 
 def on_terminal() -> bool:
@@ -115,9 +116,9 @@ def _facts(
 
 def _values(scalars: Mapping[str, Any]) -> list[str]:
     """The scalars worth a place in a line; `train/loss` counts as `loss`."""
-    short = {last(name): float(scalars[name]) for name in scalars if last(name) in SHOWN}
-    return [f"{name} {_value(name, short[name])}" for name in SHOWN if name in short]
+    short = {name.rpartition("/")[2]: float(value) for name, value in scalars.items()}
+    return [f"{name} {_value(kind, short[name])}" for name, kind in SHOWN.items() if name in short]
 
 
-def _value(name: str, value: float) -> str:
-    return f"{100 * value:.2f} %" if SHARES.fullmatch(name) else f"{value:.4f}"
+def _value(kind: Metric, value: float) -> str:
+    return kind.format(value) if kind.unit else f"{value:.4f}"

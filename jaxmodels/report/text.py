@@ -1,17 +1,12 @@
-"""What a model writes: samples, and translations beside their references."""
+"""Sections of sampled texts, and of translations beside their references."""
 
 import html
 import re
-import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
-import numpy as np
+from collections.abc import Mapping, Sequence
 
 from jaxmodels.report.page import Section
 from jaxmodels.report.tables import table
 
-Sections = Callable[[Any, Mapping[str, Any]], list[Section]]
 Row = tuple[str, str, str]
 
 BOX = (
@@ -31,32 +26,6 @@ def samples(texts: Mapping[str, Sequence[str]], note: str = "") -> Section:
     return Section("Samples", text + _note(note))
 
 
-def sampling(
-    sample: Callable[[Any, float], Any],
-    decode: Callable[[list[int]], str],
-    temperatures: Sequence[float] = (0.5, 0.8, 1.0),
-) -> Sections:
-    """Make `(variables, measured) -> sections`, of what a trained model writes.
-
-    `sample(variables, temperature)` draws ids (B, T), `decode` makes a text of a row's ids. The
-    tokens per second are those of the calls after the first one, which compiles.
-    """
-
-    def sections(variables: Any, measured: Mapping[str, Any]) -> list[Section]:
-        del measured
-        np.asarray(sample(variables, temperatures[0]))
-        begun = time.perf_counter()
-        drawn = {t: np.asarray(sample(variables, t)) for t in temperatures}
-        seconds = time.perf_counter() - begun
-        texts = {
-            f"temperature {t:g}": [decode(row.tolist()) for row in ids] for t, ids in drawn.items()
-        }
-        tokens, rows = sum(ids.size for ids in drawn.values()), len(drawn[temperatures[0]])
-        return [samples(texts, f"{rate(tokens, seconds)}, {rows} samples at a time.")]
-
-    return sections
-
-
 def rate(tokens: int, seconds: float) -> str:
     """Such as "1,234 tokens per second"."""
     return f"{tokens / seconds:,.0f} tokens per second"
@@ -67,13 +36,6 @@ def translations(rows: Sequence[Row], note: str = "") -> Section:
     cells = [[f'<span style="{WRAPPED}">{_clean(text)}</span>' for text in row] for row in rows]
     text = table(("source", "reference", "output"), cells)
     return Section("Translations", text + _note(note))
-
-
-def together(*pictures: Callable[[Any, Mapping[str, Any]], Sequence[Section]]) -> Sections:
-    """Make `(variables, measured) -> sections`, of the sections of several in their order."""
-    return lambda variables, measured: [
-        section for picture in pictures for section in picture(variables, measured)
-    ]
 
 
 def _note(text: str) -> str:
