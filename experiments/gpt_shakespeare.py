@@ -42,12 +42,12 @@ def gpt_shakespeare(
         num_heads: of the attention.
     """
     corpus = text.load(dataset, data_dir)
-    vocabulary = text.characters(*corpus.values())
+    vocabulary = text.character_vocabulary(*corpus.values())
     ids = {split: vocabulary.encode(corpus[split]) for split in corpus}
     sizes = len(vocabulary), context, width, depth, num_heads, dropout
     model = gpt2(*sizes, use_bias=False, unroll=depth)
     schedule = optax.warmup_cosine_decay_schedule(0, peak_lr, steps // 20, steps, peak_lr / 10)
-    whole = text.blocks(ids["validation"], context, f"{dataset}/validation")
+    whole = text.disjoint_windows(ids["validation"], context, f"{dataset}/validation")
     some = text.windows(ids["validation"], context, f"{dataset}/validation").sample(20 * batch_size)
     return Experiment(
         objective=objectives.next_token(model),

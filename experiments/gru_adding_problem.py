@@ -36,7 +36,7 @@ def gru_adding_problem(
         batch_size: sequences per update.
         peak_lr: learning rate after a warm-up of a tenth of the steps.
     """
-    sequences = data.synthetic.adding(length)
+    sequences = data.synthetic.adding_problem(length)
     kind, width, published = CELLS[cell]
     model = Classifier(1, functools.partial(Recurrent, width, kind))
     schedule = optax.warmup_cosine_decay_schedule(0.0, peak_lr, steps // 10, steps)

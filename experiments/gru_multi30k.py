@@ -39,22 +39,22 @@ def gru_multi30k(
         features: width of the states.
         beam_size: of the search for a translation; 1 is greedy.
     """
-    task = text.translation(dataset, data_dir)
+    task = text.load_translation(dataset, data_dir)
     train, test = task.pairs["train"], task.pairs["test"]
     sizes = len(task.source), len(task.target), embedding, features
     model = rnn_encoder_decoder.AttentionTranslator(*sizes, dropout)
-    translate = generate.translator(model, task.longest, beam_size)
+    translate = generate.translator(model, task.max_length, beam_size)
     return Experiment(
         objective=objectives.seq2seq(model),
         optimizer=optax.chain(
             optax.clip_by_global_norm(1.0),
             optax.adam(optax.warmup_cosine_decay_schedule(0.0, peak_lr, steps // 10, steps)),
         ),
-        train=text.bucketed(train, batch_size, text.boundaries(train)),
+        train=text.bucket_by_length(train, batch_size, text.bucket_boundaries(train)),
         evaluate={
             "validation": metrics.seq2seq(model, task.pairs["validation"]),
             "test": metrics.seq2seq(model, test),
-            "translation": metrics.bleu(translate, test, **task.judging("test")),
+            "translation": metrics.bleu(translate, test, **task.bleu_arguments("test")),
         },
         steps=steps,
         published=Published({"translation/bleu": 28.11, "test/perplexity": 23.18}, "multi30k"),
@@ -62,7 +62,7 @@ def gru_multi30k(
         report=inspect.translations(
             model, task, beam_size=beam_size, attention_fn=rnn_encoder_decoder.cross_attention
         ),
-        files=task.files,
+        files=task.vocabulary_files,
     )
 
 

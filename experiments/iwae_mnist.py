@@ -47,8 +47,8 @@ def iwae_mnist(
         latents: of each stochastic layer; the paper's other network has 100 50.
     """
     images = data.load(dataset, data_dir)
-    test = images["test"].map(binarize.drawn(0))
-    train = images["train"].batches(batch_size, transform=binarize.draw)
+    test = images["test"].map(binarize.fixed(0))
+    train = images["train"].batches(batch_size, transform=binarize.stochastic)
     shape = images["train"].example(1)["image"].shape[1:]
     widths = ((200, 200), (100, 100))[: len(latents)]
     model = burda_vae(shape, latents, widths)

@@ -39,12 +39,12 @@ def lstm_ptb(
         min_count: words that come less often are unknown.
     """
     corpus = text.load(dataset, data_dir)
-    vocabulary = text.words(corpus["train"], min_count, special=("<unk>",))
+    vocabulary = text.word_vocabulary(corpus["train"], min_count, special=("<unk>",))
     ids = {split: vocabulary.encode(corpus[split]) for split in corpus}
     model = ptb_small(len(vocabulary))
 
     def evaluation(split: str) -> metrics.Evaluation:
-        whole = text.consecutive(ids[split], 1, 10 * length, f"{dataset}/{split}")
+        whole = text.evaluation_stream(ids[split], 1, 10 * length, f"{dataset}/{split}")
         return metrics.consecutive(model, whole, "word")
 
     def schedule(step: ArrayLike) -> jax.Array:

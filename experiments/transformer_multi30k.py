@@ -40,23 +40,23 @@ def transformer_multi30k(
         label_smoothing: weight of the uniform distribution in the targets.
         beam_size: of the search for a translation; 1 is greedy.
     """
-    task = text.translation(dataset, data_dir)
+    task = text.load_translation(dataset, data_dir)
     train, test = task.pairs["train"], task.pairs["test"]
     sizes = len(task.source), len(task.target), width, depth, width // 32, 2 * width
-    options = {"dropout": dropout, "context": task.longest + 1, "unroll": depth}
+    options = {"dropout": dropout, "context": task.max_length + 1, "unroll": depth}
     model = encoder_decoder.transformer_multi30k(*sizes, **options)
-    translate = generate.translator(model, task.longest, beam_size, alpha=1.5)
+    translate = generate.translator(model, task.max_length, beam_size, alpha=1.5)
     return Experiment(
         objective=objectives.seq2seq(model, label_smoothing),
         optimizer=optax.chain(
             optax.clip_by_global_norm(1.0),
             optax.adam(optax.warmup_cosine_decay_schedule(0.0, peak_lr, steps // 10, steps)),
         ),
-        train=text.bucketed(train, batch_size, text.boundaries(train)),
+        train=text.bucket_by_length(train, batch_size, text.bucket_boundaries(train)),
         evaluate={
             "validation": metrics.seq2seq(model, task.pairs["validation"]),
             "test": metrics.seq2seq(model, test),
-            "translation": metrics.bleu(translate, test, **task.judging("test")),
+            "translation": metrics.bleu(translate, test, **task.bleu_arguments("test")),
         },
         steps=steps,
         published=Published({"translation/bleu": 36.52, "test/perplexity": 5.316}, "multi30k"),
@@ -68,7 +68,7 @@ def transformer_multi30k(
             alpha=1.5,
             attention_fn=encoder_decoder.cross_attention,
         ),
-        files=task.files,
+        files=task.vocabulary_files,
     )
 
 

@@ -49,11 +49,11 @@ def check_name(name: str, known: list[str]) -> None:
 def check_plain(name: str) -> None:
     """End the program, saying where its files come from, where TFDS does not prepare the corpus."""
     # Imported here, so that --help is quick.
-    from jaxmodels.data.text.folders import ORIGIN
+    from jaxmodels.data.text.files import DOWNLOAD_HINTS
 
-    if name in ORIGIN:
+    if name in DOWNLOAD_HINTS:
         fail(
-            f"{name} is read from plain files, and needs no preparation. {ORIGIN[name]}\n"
+            f"{name} is read from plain files, and needs no preparation. {DOWNLOAD_HINTS[name]}\n"
             f"Then tell the experiment the folder: --data-dir or JAXMODELS_TEXT_DIR."
         )
 

@@ -216,8 +216,8 @@ def keeping(vocabulary):
     ("there", "now", "difference"),
     [
         (
-            text.words("a b", special=()).to_json(),
-            text.words("a c", special=()).to_json(),
+            text.word_vocabulary("a b", special=()).to_json(),
+            text.word_vocabulary("a c", special=()).to_json(),
             "token 1 is 'b' there and 'c' here",
         ),
         ("a text", "a test", "at character 4 'xt' there, 'st' now"),

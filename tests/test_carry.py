@@ -99,7 +99,7 @@ def test_figures_do_not_depend_on_the_windows(spec, length):
     devices = jax.devices()[: 8 if spec == "data=8" else 1]
     mesh = sharding.mesh(spec, devices)
     state, _, _ = begin(mesh)
-    evaluation = metrics.consecutive(MODEL, text.consecutive(IDS, 1, length), "word")
+    evaluation = metrics.consecutive(MODEL, text.evaluation_stream(IDS, 1, length), "word")
     figures = train.evaluate(evaluation, state.params, state.collections, mesh)
     tokens, targets = jnp.asarray(IDS[None, :-1], jnp.int32), jnp.asarray(IDS[None, 1:])
     params = jax.tree.map(jnp.asarray, jax.device_get(state.params))
@@ -139,7 +139,7 @@ def test_the_carry_is_returned_where_it_is_mutable(mutable):
 
 def test_the_carry_is_no_part_of_an_evaluation_that_does_not_carry(one):
     state, _, _ = begin(one)
-    evaluation = metrics.next_token(MODEL, text.blocks(IDS, 20))
+    evaluation = metrics.next_token(MODEL, text.disjoint_windows(IDS, 20))
     small = dataclasses.replace(evaluation, batch_size=4)
     figures = train.evaluate(small, state.params, state.collections, one)
     assert 0 < figures["cross_entropy"] < 5

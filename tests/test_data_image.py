@@ -83,27 +83,27 @@ def test_cutout_clears_a_square_cut_at_the_borders():
 
 def test_unit_scale_and_normalize():
     pixels = jnp.array([0, 51, 255], jnp.uint8).reshape(1, 1, 1, 3)
-    made = image.unit({"image": pixels})["image"]
+    made = image.to_float({"image": pixels})["image"]
     np.testing.assert_allclose(made.ravel(), [0, 0.2, 1], rtol=1e-6)
-    assert image.scale(1)({"image": jnp.ones((1, 1, 1, 1), jnp.uint8)})["image"] == 1
+    assert image.rescale(1)({"image": jnp.ones((1, 1, 1, 1), jnp.uint8)})["image"] == 1
     floats = {"image": jnp.full((1, 1, 1, 1), 3.0), "x": 1}
-    assert image.unit(floats) == floats
+    assert image.to_float(floats) == floats
     made = image.normalize((0.0, 0.2, 0.5), (1.0, 2.0, 0.25))({"image": made})["image"]
     np.testing.assert_allclose(made.ravel(), [0, 0, 2], atol=1e-6)
 
 
 def test_fit_resizes_and_repeats_grey():
     ramp = jnp.broadcast_to(jnp.arange(4.0).reshape(1, 1, 4, 1), (2, 4, 4, 1))
-    made = image.fit((8, 8, 3))({"image": ramp})["image"]
+    made = image.resize((8, 8, 3))({"image": ramp})["image"]
     assert made.shape == (2, 8, 8, 3)
     assert (made[..., 0] == made[..., 2]).all()
     # Bilinear with pixel centres: output i stands at (i + 1/2) / 2 - 1/2, held at the borders.
     np.testing.assert_allclose(made[0, 3, :, 0], [0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3])
-    assert (image.fit((4, 4, 1))({"image": ramp})["image"] == ramp).all()
+    assert (image.resize((4, 4, 1))({"image": ramp})["image"] == ramp).all()
 
 
 def test_mistakes_are_told():
     with pytest.raises(UserError, match="3 channels do not fit the shape"):
-        image.fit((8, 8, 1))(batch())
+        image.resize((8, 8, 1))(batch())
     with pytest.raises(UserError, match="2 means and 1 deviations; the images have 3"):
         image.normalize((0.1, 0.2), (1.0,))(batch())

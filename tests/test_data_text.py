@@ -10,7 +10,7 @@ import pytest
 from jaxmodels.data import text
 from jaxmodels.data.text.corpora import PTB_FILES
 from jaxmodels.data.text.number_words import english, german
-from jaxmodels.data.text.parallel import MULTI30K_FILES
+from jaxmodels.data.text.parallel_corpora import MULTI30K_FILES
 from jaxmodels.errors import UserError
 
 plain = pytest.mark.skipif(
@@ -27,7 +27,7 @@ def test_ptb_has_the_counts_of_the_literature():
     # Mikolov et al., 2011, "Empirical evaluation and combination of advanced language modeling
     # techniques", section 3: 930K, 74K, 82K tokens and 10K words.
     corpus = text.load("ptb")
-    vocabulary = text.words(corpus["train"], special=())
+    vocabulary = text.word_vocabulary(corpus["train"], special=())
     counts = {split: len(vocabulary.encode(corpus[split])) for split in corpus}
     assert counts == {"train": 929_589, "validation": 73_760, "test": 82_430}
     assert len(vocabulary) == 10_000
@@ -40,10 +40,10 @@ def test_ptb_has_the_counts_of_the_literature():
 
 @plain
 def test_multi30k_has_its_counts():
-    corpus = text.load_pairs("multi30k")
+    corpus = text.load_parallel_corpus("multi30k")
     counts = {split: len(sources) for split, (sources, _) in corpus.items()}
     assert counts == {"train": 29_000, "validation": 1_014, "test": 1_000}
-    sizes = [len(text.words(side, 2, text.tokenize_words)) for side in corpus["train"]]
+    sizes = [len(text.word_vocabulary(side, 2, text.tokenize_words)) for side in corpus["train"]]
     assert sizes == [7885, 5905]
     assert corpus["test"][1][0] == "A man in an orange hat starring at something."
 
@@ -57,7 +57,7 @@ def test_tiny_shakespeare_has_its_counts():
         "validation": 55_770,
         "test": 55_770,
     }
-    assert len(text.characters(*corpus.values())) == 65
+    assert len(text.character_vocabulary(*corpus.values())) == 65
     assert corpus["train"].startswith("First Citizen:\nBefore we proceed")
 
 
@@ -74,7 +74,7 @@ def test_stdlib_is_split_by_modules():
 
 
 def test_numbers_are_split_for_good():
-    corpus = text.load_pairs("numbers")
+    corpus = text.load_parallel_corpus("numbers")
     counts = {split: len(sources) for split, (sources, _) in corpus.items()}
     assert counts == {"train": 9_000, "validation": 500, "test": 500}
     assert len({source for sources, _ in corpus.values() for source in sources}) == 10_000
@@ -84,7 +84,7 @@ def test_numbers_are_split_for_good():
     assert german(1234) == "ein tausend zwei hundert vier und dreißig"
     assert english(1234) == "one thousand, two hundred and thirty-four"
     for side in (0, 1):
-        vocabulary = text.words(corpus["train"][side], 2, text.tokenize_words)
+        vocabulary = text.word_vocabulary(corpus["train"][side], 2, text.tokenize_words)
         words = text.tokenize_words(" ".join(corpus["test"][side]))
         assert set(words) <= set(vocabulary.tokens)
 
@@ -94,7 +94,7 @@ class TestNotThere:
         ("load", "name", "stand_in", "origin"),
         [
             (text.load, "ptb", "stdlib", "simple-examples.tgz"),
-            (text.load_pairs, "multi30k", "numbers", "github.com/multi30k/dataset"),
+            (text.load_parallel_corpus, "multi30k", "numbers", "github.com/multi30k/dataset"),
         ],
     )
     def test_plain_files(self, load, name, stand_in, origin, tmp_path, monkeypatch):
@@ -126,7 +126,7 @@ class TestNotThere:
         assert f"scripts/prepare_data.py tiny_shakespeare --data-dir {tmp_path}" in said
         assert "--dataset stdlib" in said
 
-    @pytest.mark.parametrize("load", [text.load, text.load_pairs])
+    @pytest.mark.parametrize("load", [text.load, text.load_parallel_corpus])
     def test_unknown_names(self, load):
         with pytest.raises(UserError, match="There are: "):
             load("nothing-like-it")
@@ -146,26 +146,26 @@ class TestNotThere:
 class TestBadFiles:
     def test_empty(self, tmp_path):
         write(tmp_path, dict.fromkeys(PTB_FILES.values(), "\n"))
-        with pytest.raises(UserError, match=r"ptb\.train\.txt holds no text"):
+        with pytest.raises(UserError, match=r"ptb\.train\.txt is empty"):
             text.load("ptb", tmp_path)
 
     def test_no_utf8(self, tmp_path):
         write(tmp_path, dict.fromkeys(PTB_FILES.values(), "a"))
         (tmp_path / "ptb.train.txt").write_bytes(b"caf\xe9 ")
-        with pytest.raises(UserError, match="no UTF-8: byte 3"):
+        with pytest.raises(UserError, match="not UTF-8: byte 3"):
             text.load("ptb", tmp_path)
 
     def test_unequal_numbers_of_sentences(self, tmp_path):
         write(tmp_path, multi30k())
-        assert text.load_pairs("multi30k", tmp_path)["test"] == (["a", "b"], ["a", "b"])
+        assert text.load_parallel_corpus("multi30k", tmp_path)["test"] == (["a", "b"], ["a", "b"])
         (tmp_path / "val.en").write_text("a\n")
         with pytest.raises(UserError, match="multi30k/validation has 2 sources and 1 targets"):
-            text.load_pairs("multi30k", tmp_path)
+            text.load_parallel_corpus("multi30k", tmp_path)
 
     def test_an_empty_sentence(self, tmp_path):
         write(tmp_path, multi30k() | {"train.en": "a\n \n"})
         with pytest.raises(UserError, match="target of pair 1 of multi30k/train is empty"):
-            text.load_pairs("multi30k", tmp_path)
+            text.load_parallel_corpus("multi30k", tmp_path)
 
     def test_values_of_ones_own(self):
         with pytest.raises(UserError, match="'test' of mine is an empty text"):
@@ -187,7 +187,8 @@ def write(folder, files):
 
 
 def test_a_start_needs_neither_library():
-    code = "import sys; from jaxmodels.data import text; text.words('a b'); text.load('stdlib')\n"
+    code = "import sys; from jaxmodels.data import text; text.load('stdlib')\n"
+    code += "text.word_vocabulary('a b')\n"
     code += "print({'tokenizers', 'num2words', 'tensorflow_datasets'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

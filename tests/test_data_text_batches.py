@@ -9,7 +9,7 @@ import pytest
 
 from jaxmodels import sharding
 from jaxmodels.data import Split, text
-from jaxmodels.data.text.packed import _rows
+from jaxmodels.data.text.packing import _rows
 from jaxmodels.errors import UserError
 from jaxmodels.metrics import Evaluation
 from jaxmodels.train import evaluate
@@ -38,20 +38,20 @@ def documents():
 
 
 def packed():
-    return text.packed([ids for ids in documents() if len(ids) > 1], T)
+    return text.pack_documents([ids for ids in documents() if len(ids) > 1], T)
 
 
 STREAMS = {
     "windows": lambda: text.windows(IDS, T).batches(B),
-    "blocks": lambda: text.blocks(IDS, T).batches(B),
+    "blocks": lambda: text.disjoint_windows(IDS, T).batches(B),
     "stream": lambda: text.stream(IDS, B, T),
     "pairs": lambda: translation().batches(B),
-    "bucketed": lambda: text.bucketed(translation(), B, (8, 12, 16, 22)),
+    "bucketed": lambda: text.bucket_by_length(translation(), B, (8, 12, 16, 22)),
     "packed": lambda: packed().batches(B),
 }
 PADDED = {
-    "blocks": lambda rows: text.blocks(IDS, T).padded(8, rows),
-    "consecutive": lambda rows: text.consecutive(IDS, 3, T).padded(8, rows),
+    "blocks": lambda rows: text.disjoint_windows(IDS, T).padded(8, rows),
+    "consecutive": lambda rows: text.evaluation_stream(IDS, 3, T).padded(8, rows),
     "pairs": lambda rows: translation(41).padded(8, rows),
     "packed": lambda rows: packed().padded(8, rows),
 }
@@ -150,7 +150,7 @@ class TestWindows:
 @pytest.mark.parametrize("size", [2, 3, 9, 10, 17, 100, 103])
 def test_blocks_have_every_target_once(size):
     ids = IDS[:size]
-    split = text.blocks(ids, T)
+    split = text.disjoint_windows(ids, T)
     batches = list(split.padded(4))
     counted = np.concatenate([b["targets"][b["valid"] & b["mask"][:, None]] for b in batches])
     inputs = np.concatenate([b["tokens"][b["valid"] & b["mask"][:, None]] for b in batches])
@@ -158,7 +158,7 @@ def test_blocks_have_every_target_once(size):
     assert inputs.tolist() == ids[:-1].tolist()
     assert all((b["tokens"][~b["valid"]] == 0).all() for b in batches)
     with pytest.raises(UserError, match="needs at least 2"):
-        text.blocks(ids[:1], T)
+        text.disjoint_windows(ids[:1], T)
 
 
 class TestStream:
@@ -179,7 +179,7 @@ class TestStream:
     @pytest.mark.parametrize(("rows", "size"), [*itertools.product([1, 3, 7], [11, 33, 57, 103])])
     def test_evaluation_has_every_target_once(self, rows, size):
         ids = IDS[:size]
-        batches = list(text.consecutive(ids, rows, T).padded(8))
+        batches = list(text.evaluation_stream(ids, rows, T).padded(8))
         parts: list[list[int]] = [[] for _ in range(rows)]
         for n, batch in enumerate(batches):
             assert batch["mask"].tolist() == [True] * rows + [False] * (8 - rows)
@@ -205,7 +205,7 @@ class TestStream:
             def apply(self, variables, tokens, mutable):
                 return tokens, {}
 
-        for split in (text.consecutive(IDS, 1, T), text.blocks(IDS, T)):
+        for split in (text.evaluation_stream(IDS, 1, T), text.disjoint_windows(IDS, T)):
             evaluation = Evaluation(Echo(), split, ("tokens",), statistics, dict, batch_size=1)
             assert evaluate(evaluation, {}, {}, sharding.mesh())["tokens"] == len(IDS) - 1
 
@@ -214,13 +214,13 @@ class TestStream:
         with pytest.raises(UserError, match="has 17 tokens; it needs at least 18"):
             text.stream(IDS[:17], 2, T)
         with pytest.raises(UserError, match="has 3 tokens; it needs at least 4"):
-            text.consecutive(IDS[:3], 3, T)
+            text.evaluation_stream(IDS[:3], 3, T)
         with pytest.raises(UserError, match="rows is 0"):
             text.stream(IDS, 0, T)
         with pytest.raises(UserError, match="a batch of 2 cannot hold them"):
-            text.consecutive(IDS, 3, T, "mine").padded(2)
+            text.evaluation_stream(IDS, 3, T, "mine").padded(2)
         with pytest.raises(UserError, match="Token 6"):
-            text.consecutive(IDS, 1, T, vocab_size=10)
+            text.evaluation_stream(IDS, 1, T, vocab_size=10)
 
 
 class TestPairs:
@@ -230,17 +230,17 @@ class TestPairs:
         assert batch["source"].tolist() == [[2, 9, 3, 0, 0], [2, 7, 8, 3, 0]]
         assert batch["target"].tolist() == [[2, 5, 6, 7, 8, 3], [2, 4, 3, 0, 0, 0]]
         assert batch["index"].tolist() == [1, 0]
-        assert text.lengths(split).tolist() == [4, 5]
+        assert text.pair_lengths(split).tolist() == [4, 5]
         assert text.pairs([[7]], [[4]], length=9).read([0])["target"].shape == (1, 10)
         assert split[0]["source"].tolist() == [2, 7, 8, 3]
 
     def test_long_ones_can_be_left_out(self):
-        split = text.at_most(translation(), 12)
+        split = text.filter_by_length(translation(), 12)
         assert 0 < len(split) < 200
-        assert text.lengths(split).max() <= 12
+        assert text.pair_lengths(split).max() <= 12
         batch = split.read(np.arange(len(split)))
         assert batch["source"].shape[1] == 12
-        kept = np.flatnonzero(text.lengths(translation()) <= 12)
+        kept = np.flatnonzero(text.pair_lengths(translation()) <= 12)
         assert np.array_equal(batch["index"], kept)
         assert (batch["target"] == 3).sum() == len(split)
 
@@ -257,14 +257,14 @@ class TestPairs:
         with pytest.raises(UserError, match=r"1 of 2 pairs .* longer than 3, first pair 1, .* 5"):
             text.pairs([[4], [5, 6, 7]], [[4], [4]], length=3)
         with pytest.raises(UserError, match="is no split of pairs"):
-            text.lengths(text.windows(IDS, T))
+            text.pair_lengths(text.windows(IDS, T))
 
 
 class TestBucketed:
     EDGES = (8, 12, 16, 22)
 
     def batches(self, split=None, size=16):
-        return text.bucketed(split or translation(), size, self.EDGES)
+        return text.bucket_by_length(split or translation(), size, self.EDGES)
 
     def test_no_pair_is_cut_or_comes_twice_an_epoch(self):
         split, batches = translation(), self.batches()
@@ -293,7 +293,7 @@ class TestBucketed:
         assert widths != sorted(widths)
         # At most one batch at each bucket's end is padded further than its pairs need.
         for n in range(batches.steps_per_epoch):
-            needed = text.lengths(batches.split)[batches[n]["index"]]
+            needed = text.pair_lengths(batches.split)[batches[n]["index"]]
             assert needed.max() <= widths[n]
             assert needed.max() > ([0, *self.EDGES])[self.EDGES.index(widths[n])]
 
@@ -312,20 +312,20 @@ class TestBucketed:
         assert self.batches(size=4)[0]["index"].tolist() == [117, 199, 11, 156]
 
     def test_of_a_split_with_gaps(self):
-        split = text.at_most(translation(), 12)
-        batches = text.bucketed(split, 8, (8, 12))
+        split = text.filter_by_length(translation(), 12)
+        batches = text.bucket_by_length(split, 8, (8, 12))
         seen = {i for n in range(batches.steps_per_epoch) for i in batches[n]["index"].tolist()}
         assert seen <= set(split.indices(np.arange(len(split))).tolist())
         assert len(seen) == len(split) // 8 * 8
 
     def test_bad_boundaries(self):
         with pytest.raises(
-            UserError, match=r"longer than 9, first pair \d+, .*text\.at_most\(pairs, 9"
+            UserError, match=r"longer than 9, first pair \d+, .*text\.filter_by_length\(pairs, 9"
         ):
-            text.bucketed(translation(), 8, (5, 9))
+            text.bucket_by_length(translation(), 8, (5, 9))
         for edges in ((), (0, 30), (30, 20), (20, 20)):
             with pytest.raises(UserError, match="rising lengths"):
-                text.bucketed(translation(), 8, edges)
+                text.bucket_by_length(translation(), 8, edges)
         with pytest.raises(UserError, match="200 pairs, fewer than a batch of 201"):
             self.batches(size=201)
         with pytest.raises(UserError, match="at least 1"):
@@ -337,7 +337,7 @@ class TestBucketed:
 class TestPacked:
     def test_every_target_comes_once_after_its_token(self):
         given = [ids for ids in documents() if len(ids) > 1]
-        split = text.packed(given, T)
+        split = text.pack_documents(given, T)
         rows = split.read(np.arange(len(split)))
         found, used = [], 0
         for tokens, targets, segments, valid in zip(*rows.values(), strict=True):
@@ -370,8 +370,8 @@ class TestPacked:
 
     def test_bad_documents(self):
         with pytest.raises(UserError, match="document 1 of mine has 1 tokens"):
-            text.packed([[4, 5], [6]], T, "mine")
+            text.pack_documents([[4, 5], [6]], T, "mine")
         with pytest.raises(UserError, match="no documents"):
-            text.packed([], T)
+            text.pack_documents([], T)
         with pytest.raises(UserError, match="at least 1 token"):
-            text.packed([[4, 5]], 0)
+            text.pack_documents([[4, 5]], 0)

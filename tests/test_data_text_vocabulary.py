@@ -24,12 +24,12 @@ def cut_at_commas(sentence):
 
 def vocabularies():
     return [
-        text.characters(*SENTENCES),
+        text.character_vocabulary(*SENTENCES),
         text.byte_vocabulary(),
-        text.words(SENTENCES),
-        text.words(SENTENCES, 2, text.tokenize_words),
-        text.words(ALL, special=()),
-        text.subwords(SENTENCES, 300),
+        text.word_vocabulary(SENTENCES),
+        text.word_vocabulary(SENTENCES, 2, text.tokenize_words),
+        text.word_vocabulary(ALL, special=()),
+        text.subword_vocabulary(SENTENCES, 300),
     ]
 
 
@@ -53,7 +53,7 @@ class TestEach:
         assert again == vocabulary
         assert again.to_json() == vocabulary.to_json()
         assert np.array_equal(again.encode(ALL), vocabulary.encode(ALL))
-        text.check_same(vocabulary, again)
+        text.check_same_vocabulary(vocabulary, again)
 
     def test_ids_beyond_it_are_refused(self, vocabulary):
         for wrong in ([0, len(vocabulary)], [-1]):
@@ -70,10 +70,10 @@ class TestEach:
         assert len(others) == len(KINDS) - 1
         for other in others:
             with pytest.raises(UserError, match="not the one that the model was trained with"):
-                text.check_same(vocabulary, other)
+                text.check_same_vocabulary(vocabulary, other)
 
 
-@pytest.mark.parametrize("make", [text.characters, lambda *_: text.byte_vocabulary()])
+@pytest.mark.parametrize("make", [text.character_vocabulary, lambda *_: text.byte_vocabulary()])
 def test_every_text_comes_back(make):
     vocabulary = make(*SENTENCES)
     for sentence in SENTENCES:
@@ -81,7 +81,7 @@ def test_every_text_comes_back(make):
 
 
 def test_subwords_bring_back_texts_they_never_saw():
-    vocabulary = text.subwords(SENTENCES, 290)
+    vocabulary = text.subword_vocabulary(SENTENCES, 290)
     for sentence in (*SENTENCES, "Ωmega\t <eos> \x00", "  spaces  "):
         ids = vocabulary.encode(sentence)
         assert vocabulary.decode(ids) == sentence
@@ -91,7 +91,7 @@ def test_subwords_bring_back_texts_they_never_saw():
 
 def test_subwords_are_learnt_alike_every_time():
     corpus = [" ".join(text.load("stdlib")["validation"].split())]
-    first, again = text.subwords(corpus, 600), text.subwords(corpus, 600)
+    first, again = text.subword_vocabulary(corpus, 600), text.subword_vocabulary(corpus, 600)
     assert first == again
     assert len(first) == 600
     assert len(first.encode(corpus[0])) < 0.6 * len(corpus[0])
@@ -115,8 +115,8 @@ def foreign(path, special):
 
 @pytest.mark.parametrize("special", [["[CLS]", "[UNK]"], ["<eos>", "[UNK]", "<pad>"]])
 def test_subwords_of_a_tokenizer_made_elsewhere(special, tmp_path):
-    vocabulary = text.subwords_from_file(foreign(tmp_path / "tokenizer.json", special))
-    assert vocabulary.tokens[:4] == text.SPECIAL
+    vocabulary = text.subword_vocabulary_from_file(foreign(tmp_path / "tokenizer.json", special))
+    assert vocabulary.tokens[:4] == text.SPECIAL_TOKENS
     assert len(set(vocabulary.tokens)) == len(vocabulary)
     sentence = "the dogs sit the cats run the dogs"
     ids = vocabulary.encode(sentence)
@@ -134,78 +134,81 @@ def test_a_tokenizer_that_cannot_be_used(tmp_path):
     rules = json.loads(path.read_text())
     rules["model"]["vocab"]["the"] += 100
     path.write_text(json.dumps(rules))
-    with pytest.raises(UserError, match=r"leave out ids: 0, 1, \.\.\. are expected"):
-        text.subwords_from_file(path)
+    with pytest.raises(UserError, match=r"have gaps; expected 0, 1, 2, \.\.\."):
+        text.subword_vocabulary_from_file(path)
     path.write_text("no json")
     for wrong in (path, tmp_path / "none", tmp_path):
-        with pytest.raises(UserError, match=f"{wrong} is no tokenizer.json"):
-            text.subwords_from_file(wrong)
+        with pytest.raises(UserError, match=f"{wrong} is not a tokenizer.json"):
+            text.subword_vocabulary_from_file(wrong)
 
 
 def test_words_are_ordered_by_count_then_alphabet():
-    vocabulary = text.words(["b a c", "c b c", "d"], min_count=1)
-    assert vocabulary.tokens == (*text.SPECIAL, "c", "b", "a", "d")
-    assert text.words(["b a c", "c b c"], 2, special=()).tokens == ("c", "b")
+    vocabulary = text.word_vocabulary(["b a c", "c b c", "d"], min_count=1)
+    assert vocabulary.tokens == (*text.SPECIAL_TOKENS, "c", "b", "a", "d")
+    assert text.word_vocabulary(["b a c", "c b c"], 2, special=()).tokens == ("c", "b")
     assert (text.PAD, text.UNK, text.BOS, text.EOS) == (0, 1, 2, 3)
 
 
 def test_words_out_of_the_vocabulary():
-    known = text.words("a b <unk> a", special=())
+    known = text.word_vocabulary("a b <unk> a", special=())
     assert known.tokens == ("a", "<unk>", "b")
     assert known.encode("b x a").tolist() == [2, 1, 0]
     assert known.encode(["b", "x"]).tolist() == [2, 1]
-    assert text.words("a b").decode([4, 1, 3]) == "a <unk> <eos>"
-    with pytest.raises(UserError, match=r"'x', number 1 of the text .* no <unk>"):
-        text.words("a b", special=()).encode("b x a")
+    assert text.word_vocabulary("a b").decode([4, 1, 3]) == "a <unk> <eos>"
+    with pytest.raises(UserError, match=r"'x', number 1 \(from 0\).* has no <unk>"):
+        text.word_vocabulary("a b", special=()).encode("b x a")
 
 
 def test_characters_out_of_the_vocabulary():
-    vocabulary = text.characters("hello", "world")
+    vocabulary = text.character_vocabulary("hello", "world")
     for character in "\n", "z", "🙂":
         with pytest.raises(UserError) as caught:
             vocabulary.encode(f"hell{character}o")
         assert f"{character!r} (U+{ord(character):04X}) at position 4" in str(caught.value)
-        assert "characters(*corpus.values())" in str(caught.value)
+        assert "character_vocabulary(*corpus.values())" in str(caught.value)
 
 
 def test_vocabularies_need_a_text():
     for make in (
-        lambda: text.characters(""),
-        lambda: text.words(""),
-        lambda: text.words("a b", min_count=2),
-        lambda: text.subwords("", 300),
-        lambda: text.subwords([], 300),
+        lambda: text.character_vocabulary(""),
+        lambda: text.word_vocabulary(""),
+        lambda: text.word_vocabulary("a b", min_count=2),
+        lambda: text.subword_vocabulary("", 300),
+        lambda: text.subword_vocabulary([], 300),
     ):
-        with pytest.raises(UserError, match=r"needs (a text|texts)"):
+        with pytest.raises(UserError, match=r"needs a text|from texts"):
             make()
     with pytest.raises(UserError, match="at least 260"):
-        text.subwords("a", 100)
+        text.subword_vocabulary("a", 100)
 
 
 def test_the_first_difference_is_named():
-    one = text.words("a b c", special=())
+    one = text.word_vocabulary("a b c", special=())
     for other, said in [
-        (text.words("a x c", special=()), "token 1 is 'b' there and 'c' here"),
-        (text.words("a b c d", special=()), "3 tokens there and 4 here"),
-        (text.words("a b c", 1, text.tokenize_words, ()), "cut into them in another way"),
-        (text.byte_vocabulary(), "holds words, this one bytes"),
+        (text.word_vocabulary("a x c", special=()), "token 1 is 'b' there and 'c' here"),
+        (text.word_vocabulary("a b c d", special=()), "3 tokens there and 4 here"),
+        (
+            text.word_vocabulary("a b c", 1, text.tokenize_words, ()),
+            "split into them in another way",
+        ),
+        (text.byte_vocabulary(), "a WordVocabulary, this one a ByteVocabulary"),
     ]:
         with pytest.raises(UserError, match=said):
-            text.check_same(one, other)
+            text.check_same_vocabulary(one, other)
 
 
 def test_json_that_is_no_vocabulary():
     for broken in ("", "{", "[]", "3", '{"kind": "runes"}', '{"kind": "words"}', "{}"):
-        with pytest.raises(UserError, match="no saved vocabulary"):
+        with pytest.raises(UserError, match="not a saved vocabulary"):
             text.vocabulary_from_json(broken)
-    subwords = json.loads(text.subwords("a", 260).to_json())
+    subwords = json.loads(text.subword_vocabulary("a", 260).to_json())
     subwords["rules"]["model"] = {}
-    with pytest.raises(UserError, match="rules of these sub-words cannot be read"):
+    with pytest.raises(UserError, match="tokenizer cannot be read"):
         text.vocabulary_from_json(json.dumps(subwords))
 
 
 def test_a_tokenizer_of_ones_own_must_be_given_again():
-    vocabulary = text.words("a,b", tokenize=cut_at_commas)
+    vocabulary = text.word_vocabulary("a,b", tokenize=cut_at_commas)
     saved = vocabulary.to_json()
     with pytest.raises(UserError, match="tokenize=cut_at_commas"):
         text.vocabulary_from_json(saved)

@@ -437,20 +437,20 @@ def test_the_reconstruction_is_judged_by_cross_entropy_and_squared_error():
 def test_draws_are_ones_with_the_probability_of_the_grey_value():
     grey = jnp.full((2_000, 4, 4, 1), 0.3)
     for made in (
-        binarize.draw(KEY, {"image": grey}),
-        binarize.drawn(0)({"image": grey + jnp.arange(2_000.0)[:, None, None, None] / 1e6}),
+        binarize.stochastic(KEY, {"image": grey}),
+        binarize.fixed(0)({"image": grey + jnp.arange(2_000.0)[:, None, None, None] / 1e6}),
     ):
         assert set(np.unique(made["image"])) == {0.0, 1.0}
         # 32,000 draws, or far fewer different images: bytes are what tells images apart.
-    assert abs(binarize.draw(KEY, {"image": grey})["image"].mean() - 0.3) < 0.011
+    assert abs(binarize.stochastic(KEY, {"image": grey})["image"].mean() - 0.3) < 0.011
 
 
 def test_a_fixed_draw_depends_on_the_image_and_the_seed_alone():
     image = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 1)) / np.float32(255)
-    whole = binarize.drawn(3)({"image": image})["image"]
-    np.testing.assert_array_equal(binarize.drawn(3)({"image": image[7:9]})["image"], whole[7:9])
-    np.testing.assert_array_equal(jax.jit(binarize.drawn(3))({"image": image})["image"], whole)
-    assert not np.array_equal(binarize.drawn(4)({"image": image})["image"], whole)
+    whole = binarize.fixed(3)({"image": image})["image"]
+    np.testing.assert_array_equal(binarize.fixed(3)({"image": image[7:9]})["image"], whole[7:9])
+    np.testing.assert_array_equal(jax.jit(binarize.fixed(3))({"image": image})["image"], whole)
+    assert not np.array_equal(binarize.fixed(4)({"image": image})["image"], whole)
     # 3,200 draws: the mean of x - p is 0 with a standard error of at most 0.0088.
     assert abs((whole - image).mean()) < 0.035
     # Two pixels' draws are independent of each other across images.

@@ -165,7 +165,7 @@ def test_an_experiment_is_made_without_its_data_for_a_plan_only(path, tmp_path, 
     make = load(path)
     with pytest.raises(UserError, match=r"not prepared|is not there"):
         make(data_dir=str(tmp_path))
-    with placeholders.instead_of_data():
+    with placeholders.with_placeholders():
         claim = make(data_dir=str(tmp_path))
     name, shape = DECLARED[path.stem]
     found = claim.train.example[name]

@@ -80,7 +80,7 @@ def test_a_command_is_understood_and_its_batch_can_be_split(command, monkeypatch
     name = script.removesuffix(".py")
     make = getattr(importlib.import_module(name), name)
     hyperparameters, options = cli.parse(make, arguments)
-    with placeholders.instead_of_data():
+    with placeholders.with_placeholders():
         experiment = make(**hyperparameters)
     setup.check(experiment, options, devices(command))
 

@@ -5,10 +5,10 @@ import re
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxmodels.report.translator import SHOWN
 from test_report import check
 
 from jaxmodels import data, report
-from jaxmodels.report.translator import SHOWN
 from jaxmodels.report.verdict import better_by, written
 
 
@@ -98,9 +98,11 @@ class Task:
         self.pairs = {"test": data.text.pairs(ids, ids)}
         self.sources = {"test": [f"source {n}" for n in range(count)]}
         self.references = {"test": [f"reference {n}" for n in range(count)]}
-        self.source = self.target = data.text.words(" ".join(f"w{n:03}" for n in range(count)))
+        self.source = self.target = data.text.word_vocabulary(
+            " ".join(f"w{n:03}" for n in range(count))
+        )
 
-    def written(self, ids):
+    def to_sentence(self, ids):
         return self.target.decode(ids)
 
 

@@ -292,7 +292,10 @@ def test_an_impossible_smoothing_is_refused(smoothing):
 def test_packed_documents_are_trained_on_and_judged_as_each_alone():
     documents = [np.arange(1, 6), np.arange(3, 7), np.arange(2, 9)]
     model, params = CAUSAL["gpt"], variables("gpt")["params"]
-    packed, alone = text.packed(documents, 9), [text.packed([d], 9) for d in documents]
+    packed, alone = (
+        text.pack_documents(documents, 9),
+        [text.pack_documents([d], 9) for d in documents],
+    )
     figures, chunked = (
         train.evaluate(judge(model, packed), params, {}, ONE)
         for judge in (metrics.next_token, metrics.next_token_in_chunks)

@@ -30,15 +30,15 @@ def test_a_corpus_in_subwords_comes_back_as_it_was_written():
     sources = ["Zwei Hunde rennen.", "Ein Mann - mit Hut - sitzt.", "Ein Hund!"]
     targets = ["Two dogs run.", "A man - with a hat - sits.", "A dog!"]
     splits = {"train": (sources, targets), "test": (sources[1:], targets[1:])}
-    vocabulary = text.subwords([*sources, *targets], 280)
-    task = text.in_subwords(text.ParallelCorpus("toy", splits), vocabulary)
-    judging = task.judging("test")
+    vocabulary = text.subword_vocabulary([*sources, *targets], 280)
+    task = text.subword_translation(text.ParallelCorpus("toy", splits), vocabulary)
+    judging = task.bleu_arguments("test")
     found = truncate_at_eos(task.pairs["test"].read(np.array([0, 1]))["target"][:, 1:])
     assert [judging["text"](ids) for ids in found] == judging["references"] == targets[1:]
     cut = [" ".join(judging["tokenize"](line)) for line in targets[1:]]
     assert [judging["words"](ids) for ids in found] == cut
     assert len(task.source) == len(task.target) == len(vocabulary)
-    assert task.longest > 10
+    assert task.max_length > 10
 
 
 @pytest.mark.parametrize("name", ["transformer_multi30k", "gru_multi30k"])

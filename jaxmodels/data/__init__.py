@@ -9,17 +9,17 @@ There is no pipeline state: nothing to save, to seek or to lose when a run stops
 
 from jaxmodels.data import image, synthetic, text
 from jaxmodels.data.batches import Batches, Padded
-from jaxmodels.data.check import Report, check
+from jaxmodels.data.check import CheckReport, check
 from jaxmodels.data.dataset import Dataset, from_arrays, load, split
 from jaxmodels.data.sources import DataError
 from jaxmodels.data.split import Split
 
 __all__ = [
     "Batches",
+    "CheckReport",
     "DataError",
     "Dataset",
     "Padded",
-    "Report",
     "Split",
     "check",
     "from_arrays",

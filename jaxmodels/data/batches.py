@@ -11,10 +11,9 @@ import jax
 import numpy as np
 
 from jaxmodels.data.shuffle import shuffled
+from jaxmodels.data.sources import NumpyBatch
 from jaxmodels.errors import UserError
 from jaxmodels.typing import Batch, Key
-
-Arrays = dict[str, np.ndarray]
 
 
 @runtime_checkable
@@ -35,7 +34,7 @@ class Examples(Protocol):
         """How many there are."""
         ...
 
-    def read(self, positions: np.ndarray) -> Arrays:
+    def read(self, positions: np.ndarray) -> NumpyBatch:
         """Several examples, stacked."""
         ...
 
@@ -63,19 +62,19 @@ class Batches:
 
     def __post_init__(self) -> None:
         """Refuse what is no size or no seed."""
-        check_size(self.batch_size)
+        check_batch_size(self.batch_size)
         if not 0 <= self.seed < 2**64:
             raise UserError(f"The seed must be in 0..2**64-1; it is {self.seed}.")
 
-    def __getitem__(self, n: int) -> Arrays:
+    def __getitem__(self, n: int) -> NumpyBatch:
         """Batch n, not preprocessed."""
         return self.read(n, np.arange(self.batch_size))
 
-    def __iter__(self) -> Iterator[Arrays]:
+    def __iter__(self) -> Iterator[NumpyBatch]:
         """Batch 0, 1, 2, ... without end."""
         return map(self.__getitem__, itertools.count())
 
-    def read(self, n: int, rows: np.ndarray) -> Arrays:
+    def read(self, n: int, rows: np.ndarray) -> NumpyBatch:
         """Rows of batch n, positions in 0..batch_size-1: a host reads what its devices hold."""
         if n < 0:
             raise UserError(f"Batches are numbered from 0; asked for batch {n}.")
@@ -83,10 +82,12 @@ class Batches:
         places = np.int64(n) * self.batch_size + rows
         return self.split.read(shuffled(places, len(self.split), self.seed))
 
-    def iterate(self, start: int, stop: int, rows: np.ndarray | None = None) -> Iterator[Arrays]:
+    def iterate(
+        self, start: int, stop: int, rows: np.ndarray | None = None
+    ) -> Iterator[NumpyBatch]:
         """Batches start..stop-1 (of each the given rows), read ahead unless they are in memory."""
         rows = np.arange(self.batch_size) if rows is None else rows
-        return in_order(lambda n: self.read(n, rows), start, stop, self.split.in_memory)
+        return read_ahead(lambda n: self.read(n, rows), start, stop, self.split.in_memory)
 
     def reseed(self, seed: int) -> "Batches":
         """The same examples in the order of another seed."""
@@ -121,13 +122,13 @@ class Padded:
 
     def __post_init__(self) -> None:
         """Refuse what is no size."""
-        check_size(self.batch_size)
+        check_batch_size(self.batch_size)
 
     def __len__(self) -> int:
         """How many batches cover the split."""
         return math.ceil(len(self.split) / self.batch_size)
 
-    def __getitem__(self, n: int) -> Arrays:
+    def __getitem__(self, n: int) -> NumpyBatch:
         """Batch n (of it the rows), not preprocessed, with `mask`: True where the row counts."""
         if not 0 <= n < len(self):
             raise IndexError(f"{self.split.name} has {len(self)} padded batches; asked for {n}.")
@@ -138,14 +139,14 @@ class Padded:
         filled = np.where(mask, places, n * self.batch_size)
         return {**self.split.read(filled), "mask": mask}
 
-    def __iter__(self) -> Iterator[Arrays]:
+    def __iter__(self) -> Iterator[NumpyBatch]:
         """The batches in order, read ahead unless they are in memory."""
-        return in_order(self.__getitem__, 0, len(self), self.split.in_memory)
+        return read_ahead(self.__getitem__, 0, len(self), self.split.in_memory)
 
 
-def in_order(
-    read: Callable[[int], Arrays], start: int, stop: int, in_memory: bool
-) -> Iterator[Arrays]:
+def read_ahead(
+    read: Callable[[int], NumpyBatch], start: int, stop: int, in_memory: bool
+) -> Iterator[NumpyBatch]:
     """Yield read(start), ..., read(stop - 1); by Grain's threads, ahead, if not in memory."""
     if in_memory:
         return map(read, range(start, stop))
@@ -159,7 +160,7 @@ def in_order(
     return iter(numbers.map(lambda n: read(int(n))).to_iter_dataset(options))
 
 
-def check_size(batch_size: int) -> None:
+def check_batch_size(batch_size: int) -> None:
     """Raise unless it is a positive number."""
     if batch_size < 1:
         raise UserError(f"The batch size must be at least 1; it is {batch_size}.")

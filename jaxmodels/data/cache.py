@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxmodels.data.sources import Arrays
+from jaxmodels.data.sources import ArraySource
 
 # In every key: to be raised when the files' meaning changes.
 FORMAT = 1
@@ -27,7 +27,7 @@ DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True)
-class Entry:
+class CacheEntry:
     """A split in the cache: its full name, the dataset's key with its fingerprint, the split."""
 
     name: str
@@ -36,11 +36,11 @@ class Entry:
 
     def path(self) -> Path | None:
         """Its folder, or None where the cache is turned off."""
-        parent = root()
+        parent = cache_dir()
         return parent and parent / f"data-{FORMAT}" / self.dataset / self.split
 
 
-def root() -> Path | None:
+def cache_dir() -> Path | None:
     """The folder that caches may use, or None where they are turned off."""
     chosen = os.environ.get("JAXMODELS_CACHE")
     if chosen:
@@ -57,7 +57,7 @@ def fingerprint(files: Sequence[Path]) -> str:
     return hashlib.sha256(repr(stats).encode()).hexdigest()[:16]
 
 
-def load(entry: Entry) -> Arrays | None:
+def read_cached(entry: CacheEntry) -> ArraySource | None:
     """The decoded split, or None if there is none, or a damaged one (with a warning)."""
     path = entry.path()
     if path is None or not path.is_dir():
@@ -69,7 +69,7 @@ def load(entry: Entry) -> Arrays | None:
         return None
 
 
-def store(entry: Entry, decoded: Arrays) -> Arrays:
+def write_cached(entry: CacheEntry, decoded: ArraySource) -> ArraySource:
     """Keep a decoded split; returns it memory-mapped, or as it came where it cannot be kept."""
     path = entry.path()
     if path is None:
@@ -86,13 +86,13 @@ def store(entry: Entry, decoded: Arrays) -> Arrays:
             stacklevel=2,
         )
         return decoded
-    return load(entry) or decoded
+    return read_cached(entry) or decoded
 
 
-def _read(path: Path, name: str) -> Arrays:
+def _read(path: Path, name: str) -> ArraySource:
     about = json.loads((path / "about.json").read_text())
     arrays = {key: _open(path / file, number) for key, (file, number) in about["files"].items()}
-    return Arrays(name, arrays)
+    return ArraySource(name, arrays)
 
 
 def _open(path: Path, checksum: int) -> np.ndarray:
@@ -117,7 +117,7 @@ def _scratch(parent: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _write(folder: Path, decoded: Arrays) -> None:
+def _write(folder: Path, decoded: ArraySource) -> None:
     files = {}
     for number, (key, array) in enumerate(decoded.arrays.items()):
         name = f"{number}.npy"  # a field's name may hold a slash

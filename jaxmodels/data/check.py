@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxmodels.data.dataset import as_source
-from jaxmodels.data.progress import track
+from jaxmodels.data.progress_bar import track
 from jaxmodels.data.sources import DataError, is_numeric
 from jaxmodels.data.split import Split
 
@@ -18,7 +18,7 @@ Form = tuple[tuple[str, str, tuple[int, ...]], ...]
 
 
 @dataclass(frozen=True)
-class Report:
+class CheckReport:
     """What `check` found, by the examples' indices in the source; `str(report)` is readable.
 
     `duplicates` maps an index to the first example with the same inputs, `overlap` to the one in
@@ -70,7 +70,7 @@ def check(
     num_classes: int | None = None,
     against: Any = None,
     name: str = "data",
-) -> Report:
+) -> CheckReport:
     """Go through all examples and report the bad ones; with `against`, also those it shares.
 
     Both are a `Split`, or anything that `data.split` takes; `name` and `num_classes` are for the
@@ -86,7 +86,7 @@ def check(
     """
     split = _as_split(source, num_classes, name)
     facts, unreadable = _gather(split)
-    report = Report(
+    report = CheckReport(
         name=split.name,
         examples=len(split),
         unreadable=unreadable,
@@ -100,7 +100,7 @@ def check(
     )
 
 
-class Facts(NamedTuple):
+class ExampleChecks(NamedTuple):
     """What one example shows by itself; the two texts are empty where all is well."""
 
     form: Form
@@ -113,7 +113,7 @@ def _as_split(source: Any, num_classes: int | None, name: str) -> Split:
     return source if isinstance(source, Split) else Split(as_source(source, name), num_classes)
 
 
-def _gather(split: Split) -> tuple[dict[int, Facts], dict[int, str]]:
+def _gather(split: Split) -> tuple[dict[int, ExampleChecks], dict[int, str]]:
     facts, unreadable = {}, {}
     indices = split.indices(np.arange(len(split))).tolist()
     for index in track(((1, index) for index in indices), len(split), f"Checking {split.name}"):
@@ -122,7 +122,7 @@ def _gather(split: Split) -> tuple[dict[int, Facts], dict[int, str]]:
         except DataError as error:
             unreadable[index] = error.reason
         else:
-            facts[index] = Facts(
+            facts[index] = ExampleChecks(
                 _form(fields),
                 _digest(fields),
                 _not_finite(fields),
@@ -186,13 +186,13 @@ def _odd_ones_of(forms: Mapping[int, Form], expected: Form, size: str) -> dict[i
     }
 
 
-def _repeated(facts: Mapping[int, Facts]) -> dict[int, int]:
+def _repeated(facts: Mapping[int, ExampleChecks]) -> dict[int, int]:
     first: dict[bytes, int] = {}
     firsts = {index: first.setdefault(fact.digest, index) for index, fact in facts.items()}
     return {index: other for index, other in firsts.items() if other != index}
 
 
-def _compared(report: Report, facts: Mapping[int, Facts], other: Split) -> Report:
+def _compared(report: CheckReport, facts: Mapping[int, ExampleChecks], other: Split) -> CheckReport:
     there = {fact.digest: index for index, fact in reversed(_gather(other)[0].items())}
     shared = {i: there[fact.digest] for i, fact in facts.items() if fact.digest in there}
     return replace(report, overlap=shared, against=other.name)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxmodels.data.sources import Arrays, Example, Source
+from jaxmodels.data.sources import ArraySource, Example, Source
 from jaxmodels.data.split import Split
 from jaxmodels.errors import UserError
 
@@ -65,6 +65,6 @@ class Relabelled:
 
 
 def _labels(source: Source, indices: np.ndarray) -> np.ndarray:
-    if isinstance(source, Arrays):
+    if isinstance(source, ArraySource):
         return np.asarray(source.arrays["label"])[indices]
     return np.array([int(source[int(index)]["label"]) for index in indices])

@@ -11,7 +11,7 @@ import numpy as np
 from jaxmodels.data import image, placeholders, tfds
 from jaxmodels.data.class_subset import class_subset
 from jaxmodels.data.digits import digits
-from jaxmodels.data.sources import Arrays, Records, Source
+from jaxmodels.data.sources import ArraySource, RecordSource, Source
 from jaxmodels.data.split import Split, check_labels
 from jaxmodels.errors import UserError
 from jaxmodels.typing import Batch
@@ -90,17 +90,19 @@ def load(
     """The embedded `digits`, or a dataset that TFDS prepared as ArrayRecord, by its TFDS name.
 
     `data_dir` is TFDS's folder: without it `TFDS_DATA_DIR`, or `~/tensorflow_datasets`.
-    `image_shape`, (H, W, C), fits images of another size (`image.fit`) in the preprocessing.
+    `image_shape`, (H, W, C), fits images of another size (`image.resize`) in the preprocessing.
     Raises `UserError` for a dataset that is unknown, or not prepared.
     """
     if name == "digits":
         parts = digits()
         dataset = from_arrays(10, name, train=parts["train"], test=parts["test"])
-    elif placeholders.allowed() and not tfds.there(name, tfds.folder(data_dir)):
-        dataset = _declared(name, image_shape)
+    elif placeholders.placeholders_enabled() and not tfds.is_prepared(
+        name, tfds.tfds_dir(data_dir)
+    ):
+        dataset = _placeholder_dataset(name, image_shape)
     else:
-        dataset = _load_prepared(name, tfds.find(name, tfds.folder(data_dir)))
-    return dataset if image_shape is None else dataset.map(image.fit(image_shape))
+        dataset = _load_tfds(name, tfds.find_prepared(name, tfds.tfds_dir(data_dir)))
+    return dataset if image_shape is None else dataset.map(image.resize(image_shape))
 
 
 def from_arrays(
@@ -137,7 +139,7 @@ def split(
     checked here, items when they are read.
     """
     opened = as_source(source, name)
-    if not isinstance(opened, Arrays):
+    if not isinstance(opened, ArraySource):
         return Split(opened, num_classes, _names(class_names, num_classes))
     labels = opened.arrays.get("label")
     if num_classes is None and labels is not None and labels.dtype.kind in "iu" and len(labels):
@@ -150,33 +152,33 @@ def split(
 def as_source(source: Any, name: str) -> Source:
     """Give a dict of arrays, or an object with items, the interface of a source."""
     if isinstance(source, Mapping):
-        return Arrays(name, {key: np.asarray(value) for key, value in source.items()})
+        return ArraySource(name, {key: np.asarray(value) for key, value in source.items()})
     if not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
         raise UserError(
             f"An object of type {type(source).__name__} is no source of examples: it needs "
             f"`__len__` and `__getitem__`, which returns a dict of arrays or numbers."
         )
-    return Records(name, source)
+    return RecordSource(name, source)
 
 
-def _load_prepared(name: str, found: tfds.Prepared) -> Dataset:
+def _load_tfds(name: str, found: tfds.PreparedDataset) -> Dataset:
     names = _names(found.class_names, found.num_classes)
-    functions = (image.scale(found.largest_pixel),)
+    functions = (image.rescale(found.max_pixel_value),)
 
     def opener(key: str) -> Split:
-        return Split(tfds.source(found, key), found.num_classes, names, functions)
+        return Split(tfds.open_split(found, key), found.num_classes, names, functions)
 
     openers = {key: functools.partial(opener, key) for key in found.splits}
     return Dataset(name, openers, found.num_classes, names)
 
 
-def _declared(name: str, image_shape: tuple[int, int, int] | None) -> Dataset:
-    examples, classes = placeholders.images(name, image_shape)
-    largest = tfds.largest_pixel(name)
+def _placeholder_dataset(name: str, image_shape: tuple[int, int, int] | None) -> Dataset:
+    examples, classes = placeholders.image_examples(name, image_shape)
+    largest = tfds.max_pixel_value(name)
 
     def opener(key: str) -> Split:
-        source = Records(f"{name}/{key}", examples)
-        return Split(source, classes, _names(None, classes), (image.scale(largest),))
+        source = RecordSource(f"{name}/{key}", examples)
+        return Split(source, classes, _names(None, classes), (image.rescale(largest),))
 
     splits = "train", "validation", "test"
     return Dataset(name, {key: functools.partial(opener, key) for key in splits}, classes)

@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from jaxmodels.data.progress import track
-from jaxmodels.data.sources import Arrays, DataError, Records
+from jaxmodels.data.progress_bar import track
+from jaxmodels.data.sources import ArraySource, DataError, RecordSource
 
 Fields = Mapping[str, tuple[tuple[int, ...], np.dtype]]
 """Shape and type of each field; a text has no axis and the type object."""
 CHUNK = 512
 
 
-def fields(features: Any) -> Fields | None:
+def field_specs(features: Any) -> Fields | None:
     """What an example of these TFDS features holds, or None where that is no array of one shape."""
     found = {}
     for key, feature in features.items():
@@ -26,12 +26,12 @@ def fields(features: Any) -> Fields | None:
     return None if strange else found
 
 
-def size(fields: Fields) -> int:
+def example_bytes(fields: Fields) -> int:
     """Bytes of a decoded example, texts aside."""
     return sum(math.prod(shape) * dtype.itemsize for shape, dtype in fields.values())
 
 
-def decode(records: Records, fields: Fields) -> Arrays:
+def decode_all(records: RecordSource, fields: Fields) -> ArraySource:
     """Decode all records; those which cannot be are remembered as broken, and left zero."""
     # One thread: for small images two are slower (8,100 against 10,200 MNIST images a second).
     total = len(records)
@@ -45,7 +45,7 @@ def decode(records: Records, fields: Fields) -> Arrays:
             _fill_singly(arrays, places, records, broken)
     # Texts become bytes of one width, which .npy files hold without pickle.
     plain = {key: a.astype(np.bytes_) if a.dtype.kind == "O" else a for key, a in arrays.items()}
-    return Arrays(records.name, plain, broken)
+    return ArraySource(records.name, plain, broken)
 
 
 def _empty(total: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -59,7 +59,7 @@ def _fill(arrays: Mapping[str, np.ndarray], places: range, examples: Any) -> Non
 
 
 def _fill_singly(
-    arrays: Mapping[str, np.ndarray], places: range, records: Records, broken: dict[int, str]
+    arrays: Mapping[str, np.ndarray], places: range, records: RecordSource, broken: dict[int, str]
 ) -> None:
     for place in places:
         try:

@@ -1,8 +1,8 @@
-"""Pure functions on batches of images, run on the device inside the jitted step.
+"""Image preprocessing and augmentation, run on the device inside the jitted step.
 
-Deterministic ones, batch -> batch, go to `split.map`: `unit`, `normalize`, `fit`. Random ones,
-(key, batch) -> batch, go to `batches(transform=...)`: `random_crop`, `random_flip`, `cutout`, and
-`compose` of these. The zeros that a crop or a cut-out brings in mean the average colour when
+Deterministic functions, batch -> batch, are for `split.map`: `to_float`, `rescale`, `normalize`,
+`resize`. Random ones, (key, batch) -> batch, are for `batches(transform=...)`: `random_crop`,
+`random_flip`, `cutout`, and `compose` of these. They fill with zeros, which are the mean colour if
 `normalize` came before.
 
 Example i's randomness depends on (key, i) alone, so sharding the batch changes nothing.
@@ -20,12 +20,12 @@ from jaxmodels.typing import Array, Batch, Key
 Transform = Callable[[Key, Batch], Batch]
 
 
-def unit(batch: Batch) -> Batch:
+def to_float(batch: Batch) -> Batch:
     """`image` of bytes 0..255 to float32 in [0, 1]; other types, and other fields, stay."""
-    return scale(255)(batch)
+    return rescale(255)(batch)
 
 
-def scale(largest: int) -> Callable[[Batch], Batch]:
+def rescale(largest: int) -> Callable[[Batch], Batch]:
     """`image` of bytes 0..largest to float32 in [0, 1]; other types, and other fields, stay."""
 
     def apply(batch: Batch) -> Batch:
@@ -55,7 +55,7 @@ def normalize(mean: Sequence[float], std: Sequence[float]) -> Callable[[Batch], 
     return apply
 
 
-def fit(shape: tuple[int, int, int]) -> Callable[[Batch], Batch]:
+def resize(shape: tuple[int, int, int]) -> Callable[[Batch], Batch]:
     """Images of another size resized bilinearly to `shape`, (H, W, C); grey repeated into colours.
 
     Colours are not made grey: there are several ways to weigh them, and the choice is the user's.

@@ -9,9 +9,12 @@ import numpy as np
 from jaxmodels.errors import UserError
 
 Example = Mapping[str, Any]
+"""One example: arrays, numbers or texts by field name."""
+NumpyBatch = dict[str, np.ndarray]
+"""Examples stacked on the host: arrays (B, ...) by field name."""
 
 # What a device holds: booleans, integers, floats (also bfloat16, whose kind is V), complex.
-_NARROW = {
+_32_BIT_TYPES = {
     "int64": np.int32,
     "uint64": np.uint32,
     "float64": np.float32,
@@ -36,7 +39,7 @@ class DataError(UserError):
 
 
 @runtime_checkable
-class Items(Protocol):
+class RandomAccess(Protocol):
     """Anything with a length whose items are examples: dicts of arrays or numbers."""
 
     def __len__(self) -> int:
@@ -67,13 +70,13 @@ class Source(Protocol):
         """The example as it is stored; raises `DataError` when it cannot be read."""
         ...
 
-    def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+    def read(self, indices: np.ndarray) -> NumpyBatch:
         """Several examples, stacked: the numeric fields, in 32 bits where they have 64."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
-class Arrays:
+class ArraySource:
     """Examples held in memory or memory-mapped, gathered in one vectorised read.
 
     `broken` says of examples which could not be decoded what is wrong with them.
@@ -102,11 +105,11 @@ class Arrays:
         self._refuse_broken(np.array([index]))
         return {key: array[index] for key, array in self.arrays.items()}
 
-    def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+    def read(self, indices: np.ndarray) -> NumpyBatch:
         """One gather for each array."""
         self._refuse_broken(indices)
         fields = {key: a[indices] for key, a in self.arrays.items() if is_numeric(a.dtype)}
-        return {key: narrow(value, key, self.name) for key, value in fields.items()}
+        return {key: to_32_bits(value, key, self.name) for key, value in fields.items()}
 
     def _refuse_broken(self, indices: np.ndarray) -> None:
         for index in self.broken and indices.tolist():
@@ -115,14 +118,14 @@ class Arrays:
 
 
 @dataclass(frozen=True, eq=False)
-class Records:
+class RecordSource:
     """Examples read one by one from any object with `__len__` and `__getitem__`.
 
     Where it also has `__getitems__(indices)`, as TFDS sources do, a batch is one such call.
     """
 
     name: str
-    items: Items
+    items: RandomAccess
     in_memory: ClassVar[bool] = False
 
     def __len__(self) -> int:
@@ -144,14 +147,14 @@ class Records:
             raise DataError(self.name, index, reason)
         return example
 
-    def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+    def read(self, indices: np.ndarray) -> NumpyBatch:
         """The items, stacked field by field; raises `DataError` where their shapes differ."""
         places = indices.tolist()
         examples = self.fetch(places)
         first = {key: np.asarray(value) for key, value in examples[0].items()}
         numeric = [key for key, value in first.items() if is_numeric(value.dtype)]
         columns = {key: self._column(key, examples, places) for key in numeric}
-        return {key: narrow(column, key, self.name) for key, column in columns.items()}
+        return {key: to_32_bits(column, key, self.name) for key, column in columns.items()}
 
     def fetch(self, places: list[int]) -> Sequence[Example]:
         """The items as they come; raises `DataError` for the first that cannot be read."""
@@ -186,9 +189,9 @@ def is_numeric(dtype: np.dtype) -> bool:
     return dtype.kind in "biufc" or dtype.name.startswith(("bfloat", "float8", "int4", "uint4"))
 
 
-def narrow(values: np.ndarray, key: str, name: str) -> np.ndarray:
+def to_32_bits(values: np.ndarray, key: str, name: str) -> np.ndarray:
     """64-bit numbers in 32 bits, as JAX holds them by default; integers must fit."""
-    kind = _NARROW.get(values.dtype.name)
+    kind = _32_BIT_TYPES.get(values.dtype.name)
     if kind is None:
         return values
     narrowed = values.astype(kind)

@@ -27,7 +27,7 @@ class Split:
     source: Source
     num_classes: int | None = None
     class_names: tuple[str, ...] | None = None
-    functions: tuple[Callable[[Batch], Batch], ...] = (image.unit,)
+    functions: tuple[Callable[[Batch], Batch], ...] = (image.to_float,)
     kept: np.ndarray | None = None
 
     def __post_init__(self) -> None:

@@ -8,26 +8,25 @@ from typing import ClassVar
 import numpy as np
 
 from jaxmodels.data.dataset import Dataset
+from jaxmodels.data.sources import NumpyBatch
 from jaxmodels.data.split import Split
 from jaxmodels.errors import UserError
 
 ADDITION = " 0123456789+=."
 """The characters of `addition`; their places are the tokens, 0 is padding."""
 BLANK, RECALL = 0, 9
-COPIED = 10
+COPIED_DIGITS = 10
 """What stands in `copy_memory` besides the digits 1..8, and how many of those there are."""
-
-Made = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
-class Generated:
+class GeneratedSource:
     """A source of `size` examples, which `make` computes from `words` random words each."""
 
     name: str
     size: int
     words: int
-    make: Callable[[np.ndarray], Made]
+    make: Callable[[np.ndarray], NumpyBatch]
     seed: int
     in_memory: ClassVar[bool] = True
 
@@ -35,13 +34,13 @@ class Generated:
         """How many there are."""
         return self.size
 
-    def __getitem__(self, index: int) -> Made:
+    def __getitem__(self, index: int) -> NumpyBatch:
         """One example."""
         return {key: value[0] for key, value in self.read(np.array([index])).items()}
 
-    def read(self, indices: np.ndarray) -> Made:
+    def read(self, indices: np.ndarray) -> NumpyBatch:
         """Several examples, stacked."""
-        return self.make(random_words(self.seed, np.asarray(indices), self.words))
+        return self.make(random_uint64(self.seed, np.asarray(indices), self.words))
 
 
 def addition(digits: int = 3, train: int = 1_000_000, test: int = 10_000, seed: int = 0) -> Dataset:
@@ -53,7 +52,7 @@ def addition(digits: int = 3, train: int = 1_000_000, test: int = 10_000, seed: 
     if not 1 <= digits <= 9:
         raise UserError(f"addition takes 1 to 9 digits, got {digits}.")
 
-    def make(words: np.ndarray) -> Made:
+    def make(words: np.ndarray) -> NumpyBatch:
         terms = (words % np.uint64(10**digits)).tolist()
         texts = [f"{a}+{b}={a + b}.".ljust(3 * digits + 4) for a, b in terms]
         codes = np.frombuffer("".join(texts).encode(), np.uint8).reshape(len(texts), -1)
@@ -65,7 +64,9 @@ def addition(digits: int = 3, train: int = 1_000_000, test: int = 10_000, seed: 
     return _dataset("addition", {"train": train, "test": test}, 2, make, seed)
 
 
-def adding(length: int = 600, train: int = 50_000, test: int = 1_000, seed: int = 0) -> Dataset:
+def adding_problem(
+    length: int = 600, train: int = 50_000, test: int = 1_000, seed: int = 0
+) -> Dataset:
     """The adding problem: `x` (B, T, 2), numbers in [0, 1) and two marks; `y` (B,), the marked sum.
 
     Hochreiter and Schmidhuber 1997, "Long short-term memory", experiment 4, as in Bai et al. 2018,
@@ -76,7 +77,7 @@ def adding(length: int = 600, train: int = 50_000, test: int = 1_000, seed: int 
     if length < 2:
         raise UserError(f"The adding problem takes two steps at least, got {length}.")
 
-    def make(words: np.ndarray) -> Made:
+    def make(words: np.ndarray) -> NumpyBatch:
         numbers = (words[:, :length] >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
         one = (words[:, length] % np.uint64(length)).astype(np.int64)
         # From 1 to length - 1 further on: never the same place.
@@ -102,20 +103,20 @@ def copy_memory(
     """
     if blanks < 1:
         raise UserError(f"copy_memory takes one blank at least, got {blanks}.")
-    T = blanks + 2 * COPIED
+    T = blanks + 2 * COPIED_DIGITS
 
-    def make(words: np.ndarray) -> Made:
+    def make(words: np.ndarray) -> NumpyBatch:
         digits = (1 + words % np.uint64(8)).astype(np.int32)
         tokens = np.full((len(words), T), BLANK, np.int32)
         targets = np.full((len(words), T), BLANK, np.int32)
-        tokens[:, :COPIED] = targets[:, -COPIED:] = digits
-        tokens[:, -COPIED - 1 :] = RECALL
+        tokens[:, :COPIED_DIGITS] = targets[:, -COPIED_DIGITS:] = digits
+        tokens[:, -COPIED_DIGITS - 1 :] = RECALL
         return {"tokens": tokens, "targets": targets}
 
-    return _dataset("copy_memory", {"train": train, "test": test}, COPIED, make, seed)
+    return _dataset("copy_memory", {"train": train, "test": test}, COPIED_DIGITS, make, seed)
 
 
-def random_words(seed: int, indices: np.ndarray, count: int) -> np.ndarray:
+def random_uint64(seed: int, indices: np.ndarray, count: int) -> np.ndarray:
     """Uniform words of 64 bits, (B, count): row b is a function of (seed, indices[b]) alone.
 
     SplitMix64 (Steele et al. 2014, "Fast splittable pseudorandom number generators") from a start
@@ -140,12 +141,18 @@ def _places(characters: str) -> np.ndarray:
 
 
 def _dataset(
-    name: str, sizes: dict[str, int], words: int, make: Callable[[np.ndarray], Made], seed: int
+    name: str,
+    sizes: dict[str, int],
+    words: int,
+    make: Callable[[np.ndarray], NumpyBatch],
+    seed: int,
 ) -> Dataset:
     """Splits whose seeds differ, so that no example is drawn for two of them."""
 
     def opener(split: str) -> Split:
         own = 2 * seed + list(sizes).index(split)
-        return Split(Generated(f"{name}/{split}", sizes[split], words, make, own), functions=())
+        return Split(
+            GeneratedSource(f"{name}/{split}", sizes[split], words, make, own), functions=()
+        )
 
     return Dataset(name, {split: functools.partial(opener, split) for split in sizes})

@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxmodels.data import cache, decode
-from jaxmodels.data.sources import Records, Source
+from jaxmodels.data.sources import RecordSource, Source
 from jaxmodels.errors import UserError
 
 # Sets above this many decoded bytes are read from their records, by threads.
-LIMIT = 2 * 1024**3
+MAX_DECODED_BYTES = 2 * 1024**3
 # Sets whose bytes do not mean 0..255.
-LARGEST_PIXEL = {"binarized_mnist": 1}
+MAX_PIXEL_VALUE = {"binarized_mnist": 1}
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedDataset:
     """A prepared dataset: its folder, and what the folder's JSON files say."""
 
     name: str
@@ -32,9 +32,9 @@ class Prepared:
     class_names: tuple[str, ...] | None
 
     @property
-    def largest_pixel(self) -> int:
+    def max_pixel_value(self) -> int:
         """The byte that means 1.0."""
-        return largest_pixel(self.name)
+        return max_pixel_value(self.name)
 
     @property
     def key(self) -> str:
@@ -42,23 +42,23 @@ class Prepared:
         return f"{self.name.split(':')[0].replace('/', '.')}-{self.path.name}"
 
 
-def largest_pixel(name: str) -> int:
+def max_pixel_value(name: str) -> int:
     """The byte that means 1.0 in the set of that name."""
-    return LARGEST_PIXEL.get(name.split("/")[0].split(":")[0], 255)
+    return MAX_PIXEL_VALUE.get(name.split("/")[0].split(":")[0], 255)
 
 
-def folder(data_dir: str | Path | None) -> Path:
+def tfds_dir(data_dir: str | Path | None) -> Path:
     """TFDS's folder: the argument, else `TFDS_DATA_DIR`, else TFDS's default."""
     default = os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets"
     return Path(data_dir or default).expanduser()
 
 
-def there(name: str, data_dir: Path) -> bool:
+def is_prepared(name: str, data_dir: Path) -> bool:
     """Whether `find` would find it."""
     return bool(_versions(name, data_dir))
 
 
-def find(name: str, data_dir: Path) -> Prepared:
+def find_prepared(name: str, data_dir: Path) -> PreparedDataset:
     """Find `name`, `name/config` or either with `:version`; without a version it is the newest."""
     found = _versions(name, data_dir)
     if found:
@@ -75,12 +75,12 @@ def _versions(name: str, data_dir: Path) -> dict[str, Path]:
     return {path.name: path for path in paths if _is_prepared(path)}
 
 
-def source(found: Prepared, split: str) -> Source:
+def open_split(found: PreparedDataset, split: str) -> Source:
     """One split: decoded once and memory-mapped where that is small, else read record by record."""
     name = f"{found.name}/{split}"
     files = sorted(path for path in found.path.iterdir() if path.is_file())
-    entry = cache.Entry(name, f"{found.key}-{cache.fingerprint(files)}", split)
-    decoded = cache.load(entry)
+    entry = cache.CacheEntry(name, f"{found.key}-{cache.fingerprint(files)}", split)
+    decoded = cache.read_cached(entry)
     if decoded is not None:
         return decoded
     # Imported here: it takes over a second.
@@ -88,21 +88,24 @@ def source(found: Prepared, split: str) -> Source:
 
     builder = tfds.builder_from_directory(str(found.path))
     # Its decorator hides the arguments from pyright.
-    records = Records(name, builder.as_data_source(split))  # pyright: ignore[reportCallIssue]
+    records = RecordSource(name, builder.as_data_source(split))  # pyright: ignore[reportCallIssue]
     written = sum(path.stat().st_size for path in files if f"-{split}." in path.name)
-    fields = decode.fields(builder.info.features)
-    if fields is None or max(written, decode.size(fields) * len(records)) > LIMIT:
+    fields = decode.field_specs(builder.info.features)
+    if (
+        fields is None
+        or max(written, decode.example_bytes(fields) * len(records)) > MAX_DECODED_BYTES
+    ):
         return records
-    decoded = decode.decode(records, fields)
+    decoded = decode.decode_all(records, fields)
     # Not kept with gaps: what could not be read may have been a passing fault of the disk.
-    return decoded if decoded.broken else cache.store(entry, decoded)
+    return decoded if decoded.broken else cache.write_cached(entry, decoded)
 
 
 def _is_prepared(path: Path) -> bool:
     return (path / "dataset_info.json").is_file()
 
 
-def _describe(name: str, path: Path) -> Prepared:
+def _describe(name: str, path: Path) -> PreparedDataset:
     info = json.loads((path / "dataset_info.json").read_text())
     if info.get("fileFormat") != "array_record":
         raise UserError(
@@ -114,7 +117,7 @@ def _describe(name: str, path: Path) -> Prepared:
     label = features.get("featuresDict", {}).get("features", {}).get("label", {})
     classes = label.get("classLabel", {}).get("numClasses")
     names = path / "label.labels.txt"
-    return Prepared(
+    return PreparedDataset(
         name,
         path,
         splits,

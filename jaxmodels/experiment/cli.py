@@ -119,7 +119,7 @@ def complain(error: Exception, status: int) -> int:
 
 def use_compilation_cache(where: str) -> None:
     """Keep compiled programs in a folder, so that a second start need not compile."""
-    folder = cache.root() if where == "auto" else None if where == "off" else Path(where)
+    folder = cache.cache_dir() if where == "auto" else None if where == "off" else Path(where)
     jax.config.update("jax_compilation_cache_dir", folder and str(folder / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)

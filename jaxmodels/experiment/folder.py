@@ -199,7 +199,7 @@ def _first_difference(there: str, now: str) -> str:
         pairs = enumerate(zip(there, now, strict=False))
         equal = next((n for n, (a, b) in pairs if a != b), min(len(there), len(now)))
         return f"at character {equal:,} {there[equal:][:40]!r} there, {now[equal:][:40]!r} now"
-    return text.difference(*vocabularies)
+    return text.vocabulary_difference(*vocabularies)
 
 
 def _begun(folder: Folder) -> bool:

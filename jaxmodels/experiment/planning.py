@@ -31,7 +31,7 @@ def print_plan(
     name = options.plan.replace(":", "-")
     folder = as_folder(options.out or f"runs/{make.__name__}/plan-{name}")
     target = plan.target(options.plan)
-    with placeholders.instead_of_data():
+    with placeholders.with_placeholders():
         experiment = make(**hyperparameters)
     made = plan_for(experiment, options, target)
     print(report.plan_lines(made.to_json()))

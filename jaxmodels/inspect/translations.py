@@ -37,7 +37,7 @@ class Translations:
     def __call__(self, variables: Any, metrics: Mapping[str, Any], mesh: Mesh) -> list[Section]:
         del metrics
         task, pairs = self.task, self.task.pairs[self.split]
-        translate = translator(self.model, task.longest, self.beam_size, self.alpha)
+        translate = translator(self.model, task.max_length, self.beam_size, self.alpha)
         shown = np.unique(np.linspace(0, len(pairs) - 1, SHOWN).astype(int))
         source = pairs.read(shown)["source"]
 
@@ -46,7 +46,7 @@ class Translations:
 
         outputs, seconds = _timed(run)
         rows = [
-            (task.sources[self.split][n], task.references[self.split][n], task.written(ids))
+            (task.sources[self.split][n], task.references[self.split][n], task.to_sentence(ids))
             for n, ids in zip(shown, outputs, strict=True)
         ]
         tokens = sum(len(ids) + 1 for ids in outputs)  # <eos> among them
@@ -89,7 +89,7 @@ def translations(
     Args:
         model: an encoder-decoder; see `generate.translator` for `beam_size` and `alpha`.
         task: vocabularies `source` and `target`, `pairs`, `sources` and `references` by split, and
-            `longest`, such as `data.text.translation` makes.
+            `longest`, such as `data.text.load_translation` makes.
         beam_size: of the beam search; 1 is greedy.
         alpha: its length penalty.
         attention_fn: `(model, variables, source, target) -> weights (B, N, T, S)`, such as

@@ -63,7 +63,7 @@ def next_token_in_chunks(
 def consecutive(model: Model, stream: Any, unit: str = "token") -> Evaluation:
     """`next_token` over a whole text, the model's recurrent state going from batch to batch.
 
-    `stream` is a text in consecutive windows, as made by `data.text.consecutive`.
+    `stream` is a text in consecutive windows, as made by `data.text.evaluation_stream`.
     """
     evaluation = next_token(Stateful(model), stream, unit, stream.rows)
     return dataclasses.replace(evaluation, inputs=("tokens", "first"), stateful=True)

@@ -80,7 +80,7 @@ class CausalLM(nn.Module):
     ) -> Float[Array, "B T V"]:
         """Compute logits; tokens see those of their own segment only, if segments are given.
 
-        Positions are then those within the segment. Rows are filled as `data.text.packed` does.
+        Positions are then those within the segment; `data.text.pack_documents` makes such rows.
         With `carry` the tokens go on where the last call ended: keys, values and position are in
         the collection of that name, made for as many tokens as `init` is given.
         """

@@ -68,7 +68,7 @@ class LanguageModel(nn.Module):
         if segments is not None:
             raise UserError(
                 "A recurrent model would carry its state from one packed document into the next: "
-                "give it one document a row, or consecutive windows (`data.text.consecutive`)."
+                "give it one document a row, or a continuous text (`data.text.stream`)."
             )
         embed = nn.Embed(
             self.vocab_size, self.embedding, embedding_init=self.embedding_init, name="embedding"

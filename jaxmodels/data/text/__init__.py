@@ -1,71 +1,94 @@
-"""Texts, vocabularies and batches of tokens; as all data, batch n is a function of (seed, n).
+"""Text for language models and translation: corpora, vocabularies, batches of tokens.
 
     corpus = text.load("tiny_shakespeare")
-    vocabulary = text.characters(*corpus.values())
+    vocabulary = text.character_vocabulary(*corpus.values())
     ids = {split: vocabulary.encode(corpus[split]) for split in corpus}
     train = text.windows(ids["train"], 256, vocab_size=len(vocabulary)).batches(64)
-    test = text.blocks(ids["test"], 256)             # every token once
+    test = text.disjoint_windows(ids["test"], 256)  # every token once
 
-`stream` and `consecutive` read a text in its order, for models whose state goes on; `pairs` and
-`bucketed` are for translation; `packed` puts short documents into long rows. Sub-words are learnt
-by `subwords`, or read by `subwords_from_file` as others have learnt them.
+As for all data, batch n is a function of (seed, n).
+
+- Language models: `windows` and `disjoint_windows` (every window starts from nothing), `stream` and
+  `evaluation_stream` (truncated back-propagation: the state goes on), `pack_documents`.
+- Translation: `pairs`, `bucket_by_length`; `load_translation` does all at once.
+- Vocabularies: characters, bytes, words, and sub-words (BPE), which are learnt by
+  `subword_vocabulary` or read from a Hugging Face `tokenizer.json`.
 """
 
-from jaxmodels.data.text.bucketed import Bucketed, bucketed
-from jaxmodels.data.text.characters import Bytes, Characters, byte_vocabulary, characters
+from jaxmodels.data.text.bucketing import BucketedBatches, bucket_by_length
+from jaxmodels.data.text.characters import (
+    ByteVocabulary,
+    CharacterVocabulary,
+    byte_vocabulary,
+    character_vocabulary,
+)
 from jaxmodels.data.text.corpora import Corpus, load
-from jaxmodels.data.text.packed import packed
-from jaxmodels.data.text.pairs import at_most, lengths, pairs
-from jaxmodels.data.text.parallel import ParallelCorpus, load_pairs
-from jaxmodels.data.text.stream import Consecutive, Stream, consecutive, stream
-from jaxmodels.data.text.subwords import Subwords, subwords, subwords_from_file
+from jaxmodels.data.text.packing import pack_documents
+from jaxmodels.data.text.pairs import filter_by_length, pair_lengths, pairs
+from jaxmodels.data.text.parallel_corpora import ParallelCorpus, load_parallel_corpus
+from jaxmodels.data.text.stream import EvaluationStream, Stream, evaluation_stream, stream
+from jaxmodels.data.text.subwords import (
+    SubwordVocabulary,
+    subword_vocabulary,
+    subword_vocabulary_from_file,
+)
 from jaxmodels.data.text.tokenize import detokenize, tokenize_words
-from jaxmodels.data.text.translation import Translation, boundaries, in_subwords, translation
-from jaxmodels.data.text.vocabulary import SPECIAL, Vocabulary, check_same, difference
+from jaxmodels.data.text.translation_dataset import (
+    TranslationDataset,
+    bucket_boundaries,
+    load_translation,
+    subword_translation,
+)
+from jaxmodels.data.text.vocabulary import (
+    SPECIAL_TOKENS,
+    Vocabulary,
+    check_same_vocabulary,
+    vocabulary_difference,
+)
 from jaxmodels.data.text.vocabulary_json import vocabulary_from_json
-from jaxmodels.data.text.windows import blocks, windows
-from jaxmodels.data.text.words import Words, words
+from jaxmodels.data.text.windows import disjoint_windows, windows
+from jaxmodels.data.text.words import WordVocabulary, word_vocabulary
 from jaxmodels.special_tokens import BOS, EOS, PAD, UNK
 
 __all__ = [
     "BOS",
     "EOS",
     "PAD",
-    "SPECIAL",
+    "SPECIAL_TOKENS",
     "UNK",
-    "Bucketed",
-    "Bytes",
-    "Characters",
-    "Consecutive",
+    "BucketedBatches",
+    "ByteVocabulary",
+    "CharacterVocabulary",
     "Corpus",
+    "EvaluationStream",
     "ParallelCorpus",
     "Stream",
-    "Subwords",
-    "Translation",
+    "SubwordVocabulary",
+    "TranslationDataset",
     "Vocabulary",
-    "Words",
-    "at_most",
-    "blocks",
-    "boundaries",
-    "bucketed",
+    "WordVocabulary",
+    "bucket_boundaries",
+    "bucket_by_length",
     "byte_vocabulary",
-    "characters",
-    "check_same",
-    "consecutive",
+    "character_vocabulary",
+    "check_same_vocabulary",
     "detokenize",
-    "difference",
-    "in_subwords",
-    "lengths",
+    "disjoint_windows",
+    "evaluation_stream",
+    "filter_by_length",
     "load",
-    "load_pairs",
-    "packed",
+    "load_parallel_corpus",
+    "load_translation",
+    "pack_documents",
+    "pair_lengths",
     "pairs",
     "stream",
-    "subwords",
-    "subwords_from_file",
+    "subword_translation",
+    "subword_vocabulary",
+    "subword_vocabulary_from_file",
     "tokenize_words",
-    "translation",
+    "vocabulary_difference",
     "vocabulary_from_json",
     "windows",
-    "words",
+    "word_vocabulary",
 ]

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from jaxmodels.data import placeholders, tfds
 from jaxmodels.data.dataset import MissingSplitError
-from jaxmodels.data.text import folders
+from jaxmodels.data.text.files import find_text_files, read_text, text_folder
 from jaxmodels.data.text.stdlib import stdlib
 from jaxmodels.errors import UserError
 
@@ -36,7 +36,7 @@ class Corpus(Mapping[str, str]):
 
     def __getitem__(self, split: str) -> str:
         """The split's text; raises `MissingSplitError`."""
-        return one_of(self.splits, split, self.name)
+        return get_split(self.splits, split, self.name)
 
     def __iter__(self) -> Iterator[str]:
         """The names of the splits."""
@@ -60,18 +60,18 @@ def load(name: str, data_dir: str | Path | None = None) -> Corpus:
     """
     loaders = {"tiny_shakespeare": _tiny_shakespeare, "ptb": _ptb, "stdlib": lambda _: stdlib()}
     if name not in loaders:
-        raise UserError(unknown("corpus", name, loaders))
+        raise UserError(unknown_name("corpus", name, loaders))
     return Corpus(name, loaders[name](data_dir))
 
 
-def one_of(splits: Mapping[str, T], split: str, name: str) -> T:
+def get_split(splits: Mapping[str, T], split: str, name: str) -> T:
     """One of the splits; raises `MissingSplitError`."""
     if split not in splits:
         raise MissingSplitError(f"{name} has no split {split!r}; it has: {', '.join(splits)}.")
     return splits[split]
 
 
-def unknown(kind: str, name: str, known: Mapping[str, object]) -> str:
+def unknown_name(kind: str, name: str, known: Mapping[str, object]) -> str:
     """The message that there is no such name, with those that there are."""
     close = difflib.get_close_matches(name, known)
     hint = f" Did you mean {' or '.join(close)}?" if close else ""
@@ -79,9 +79,9 @@ def unknown(kind: str, name: str, known: Mapping[str, object]) -> str:
 
 
 def _tiny_shakespeare(data_dir: str | Path | None) -> dict[str, str]:
-    name, folder = "tiny_shakespeare", tfds.folder(data_dir)
-    if placeholders.allowed() and not tfds.there(name, folder):
-        return dict.fromkeys(SPLITS, placeholders.characters(65))
+    name, folder = "tiny_shakespeare", tfds.tfds_dir(data_dir)
+    if placeholders.placeholders_enabled() and not tfds.is_prepared(name, folder):
+        return dict.fromkeys(SPLITS, placeholders.character_text(65))
     if not (folder / name).is_dir():
         raise UserError(
             f"The corpus {name!r} is not prepared in {folder}. To download and prepare it:\n"
@@ -89,17 +89,17 @@ def _tiny_shakespeare(data_dir: str | Path | None) -> dict[str, str]:
             f"(another folder: --data-dir or TFDS_DATA_DIR); or train on the embedded stand-in: "
             f"--dataset stdlib"
         )
-    found = tfds.find(name, folder)
-    return {split: bytes(tfds.source(found, split)[0]["text"]).decode() for split in SPLITS}
+    found = tfds.find_prepared(name, folder)
+    return {split: bytes(tfds.open_split(found, split)[0]["text"]).decode() for split in SPLITS}
 
 
 def _ptb(data_dir: str | Path | None) -> dict[str, str]:
     files = list(PTB_FILES.values())
-    if placeholders.allowed() and folders.at("ptb", files, data_dir) is None:
-        return dict.fromkeys(SPLITS, placeholders.words(10_000, 10, ("<unk>", "<eos>")))
-    folder = folders.find("ptb", files, data_dir, "stdlib")
+    if placeholders.placeholders_enabled() and text_folder("ptb", files, data_dir) is None:
+        return dict.fromkeys(SPLITS, placeholders.word_text(10_000, 10, ("<unk>", "<eos>")))
+    folder = find_text_files("ptb", files, data_dir, "stdlib")
     # As Zaremba et al., 2014, did: the end of a line is a word.
     return {
-        split: folders.read(folder / file).replace("\n", " <eos> ")
+        split: read_text(folder / file).replace("\n", " <eos> ")
         for split, file in PTB_FILES.items()
     }

@@ -6,13 +6,12 @@ from typing import ClassVar
 
 import numpy as np
 
+from jaxmodels.data.sources import NumpyBatch
 from jaxmodels.data.split import Split
-from jaxmodels.data.text.parallel import check_paired
-from jaxmodels.data.text.ragged import Ragged, with_ends
+from jaxmodels.data.text.parallel_corpora import check_paired
+from jaxmodels.data.text.ragged import RaggedArray, add_bos_eos
 from jaxmodels.data.text.vocabulary import Ids
 from jaxmodels.errors import UserError
-
-Arrays = dict[str, np.ndarray]
 
 
 def pairs(
@@ -28,35 +27,35 @@ def pairs(
     unequal numbers, an empty sentence, special tokens, and a pair longer than `length`.
     """
     check_paired(name, sources, targets)
-    sides = with_ends(sources, f"{name}, sources"), with_ends(targets, f"{name}, targets")
+    sides = add_bos_eos(sources, f"{name}, sources"), add_bos_eos(targets, f"{name}, targets")
     longest = int(_needed(*sides).max())
-    split = Split(Pairs(name, *sides, length or longest), functions=())
-    check_longest(split, length or longest)
+    split = Split(PairSource(name, *sides, length or longest), functions=())
+    check_pair_lengths(split, length or longest)
     return split
 
 
-def lengths(split: Split) -> np.ndarray:
+def pair_lengths(split: Split) -> np.ndarray:
     """For each pair of the split the length S = T that a batch must have to hold it.
 
     It is the longer of: the source with `<bos>` and `<eos>`, the target with one of them.
     """
-    source = source_of(split)
+    source = pair_source(split)
     return _needed(source.sources, source.targets)[split.indices(np.arange(len(split)))]
 
 
-def at_most(split: Split, length: int) -> Split:
+def filter_by_length(split: Split, length: int) -> Split:
     """The split without pairs longer than this, as `lengths` counts, and padded to it."""
-    kept = split.indices(np.flatnonzero(lengths(split) <= length))
-    return replace(split, source=replace(source_of(split), length=length), kept=kept)
+    kept = split.indices(np.flatnonzero(pair_lengths(split) <= length))
+    return replace(split, source=replace(pair_source(split), length=length), kept=kept)
 
 
 @dataclass(frozen=True, eq=False)
-class Pairs:
+class PairSource:
     """Pairs of sentences with their ends; `length` is what they are padded to."""
 
     name: str
-    sources: Ragged
-    targets: Ragged
+    sources: RaggedArray
+    targets: RaggedArray
     length: int
     in_memory: ClassVar[bool] = True
 
@@ -64,16 +63,16 @@ class Pairs:
         """How many pairs there are."""
         return len(self.sources.lengths)
 
-    def __getitem__(self, index: int) -> Arrays:
+    def __getitem__(self, index: int) -> NumpyBatch:
         """One pair, not padded."""
         pair = {"source": self.sources[index], "target": self.targets[index]}
         return {**pair, "index": np.asarray(index, np.int32)}
 
-    def read(self, indices: np.ndarray) -> Arrays:
+    def read(self, indices: np.ndarray) -> NumpyBatch:
         """Several pairs, padded to the length of all."""
         return self.at(indices, self.length)
 
-    def at(self, indices: np.ndarray, length: int) -> Arrays:
+    def at(self, indices: np.ndarray, length: int) -> NumpyBatch:
         """Several pairs, padded to this length, which none of them may exceed."""
         return {
             "source": self.sources.padded(indices, length),
@@ -82,16 +81,16 @@ class Pairs:
         }
 
 
-def source_of(split: Split) -> Pairs:
+def pair_source(split: Split) -> PairSource:
     """The split's pairs; raises `UserError` where it has none."""
-    if not isinstance(split.source, Pairs):
+    if not isinstance(split.source, PairSource):
         raise UserError(f"{split.name} is no split of pairs; `text.pairs` makes one.")
     return split.source
 
 
-def check_longest(split: Split, limit: int) -> None:
+def check_pair_lengths(split: Split, limit: int) -> None:
     """Raise where a pair of the split needs more than `limit`."""
-    found = lengths(split)
+    found = pair_lengths(split)
     beyond = np.flatnonzero(found > limit)
     if len(beyond):
         index = split.indices(beyond[:1])[0]
@@ -99,9 +98,9 @@ def check_longest(split: Split, limit: int) -> None:
             f"{len(beyond):,} of {len(found):,} pairs of {split.name} are longer than {limit}, "
             f"first pair {index}, which needs {found[beyond[0]]}; the longest needs {found.max()} "
             f"(a source with <bos> and <eos>, a target with one of them). Raise the length, or the "
-            f"last boundary, or leave them out: `text.at_most(pairs, {limit})`."
+            f"last boundary, or leave them out: `text.filter_by_length(pairs, {limit})`."
         )
 
 
-def _needed(sources: Ragged, targets: Ragged) -> np.ndarray:
+def _needed(sources: RaggedArray, targets: RaggedArray) -> np.ndarray:
     return np.maximum(sources.lengths, targets.lengths - 1)

@@ -11,7 +11,7 @@ from jaxmodels.special_tokens import BOS, EOS, PAD, UNK
 
 
 @dataclass(frozen=True, eq=False)
-class Ragged:
+class RaggedArray:
     """Sequence i is `ids[offsets[i] : offsets[i + 1]]`."""
 
     ids: np.ndarray
@@ -34,7 +34,7 @@ class Ragged:
         return np.where(inside, self.ids[np.where(inside, places, 0)], np.int32(PAD))
 
 
-def with_ends(sentences: Sequence[Ids], name: str) -> Ragged:
+def add_bos_eos(sentences: Sequence[Ids], name: str) -> RaggedArray:
     """Each sentence between `<bos>` and `<eos>`.
 
     Raises `UserError` for a sentence that is empty, or holds one of these or padding already.
@@ -55,7 +55,7 @@ def with_ends(sentences: Sequence[Ids], name: str) -> Ragged:
     words = np.ones(len(ids), bool)
     words[offsets[:-1]] = words[offsets[1:] - 1] = False
     ids[words] = flat
-    return Ragged(ids, offsets)
+    return RaggedArray(ids, offsets)
 
 
 def _checked(sentence: Ids, index: int, name: str) -> np.ndarray:

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
-from jaxmodels.data.batches import check_rows, in_order
-from jaxmodels.data.text.ids import check_length, check_text, narrow
+from jaxmodels.data.batches import check_rows, read_ahead
+from jaxmodels.data.sources import NumpyBatch
+from jaxmodels.data.text.token_ids import check_token_ids, check_window_length, to_int32
 from jaxmodels.data.text.vocabulary import Ids
 from jaxmodels.data.text.windows import targets_in_range
 from jaxmodels.errors import UserError
 from jaxmodels.typing import Batch, Key
-
-Arrays = dict[str, np.ndarray]
 
 
 def stream(
@@ -27,20 +26,20 @@ def stream(
     what does not fill a part, or a window, is left out. Raises `UserError` for a text too short for
     one window in each part.
     """
-    check_cut(rows, length)
-    return Stream(check_text(ids, name, rows * (length + 1), vocab_size), rows, length, name)
+    check_stream_size(rows, length)
+    return Stream(check_token_ids(ids, name, rows * (length + 1), vocab_size), rows, length, name)
 
 
-def consecutive(
+def evaluation_stream(
     ids: Ids, rows: int, length: int, name: str = "text/test", vocab_size: int | None = None
-) -> "Consecutive":
+) -> "EvaluationStream":
     """The same for evaluation: nothing is left out, every token but the first is a target once.
 
     It goes to an `Evaluation` with `carried=True` and a `batch_size` of `rows`. The state begins at
     zero in each part: published perplexities are those of one row.
     """
-    check_cut(rows, length)
-    return Consecutive(check_text(ids, name, rows + 1, vocab_size), rows, length, name)
+    check_stream_size(rows, length)
+    return EvaluationStream(check_token_ids(ids, name, rows + 1, vocab_size), rows, length, name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,11 +54,11 @@ class Stream:
     length: int
     name: str
 
-    def __getitem__(self, n: int) -> Arrays:
+    def __getitem__(self, n: int) -> NumpyBatch:
         """Batch n."""
         return self.read(n, np.arange(self.rows))
 
-    def read(self, n: int, rows: np.ndarray) -> Arrays:
+    def read(self, n: int, rows: np.ndarray) -> NumpyBatch:
         """Rows of batch n: a host reads what its devices hold."""
         if n < 0:
             raise UserError(f"Batches are numbered from 0; asked for batch {n}.")
@@ -68,15 +67,17 @@ class Stream:
         starts = rows * (len(self.ids) // self.rows) + window * self.length
         found = self.ids[starts[:, None] + np.arange(self.length + 1)]
         return {
-            "tokens": narrow(found[:, :-1]),
-            "targets": narrow(found[:, 1:]),
+            "tokens": to_int32(found[:, :-1]),
+            "targets": to_int32(found[:, 1:]),
             "first": np.full(len(rows), window == 0),
         }
 
-    def iterate(self, start: int, stop: int, rows: np.ndarray | None = None) -> Iterator[Arrays]:
+    def iterate(
+        self, start: int, stop: int, rows: np.ndarray | None = None
+    ) -> Iterator[NumpyBatch]:
         """Batches start..stop-1, of each the given rows."""
         rows = np.arange(self.rows) if rows is None else rows
-        return in_order(lambda n: self.read(n, rows), start, stop, in_memory=True)
+        return read_ahead(lambda n: self.read(n, rows), start, stop, in_memory=True)
 
     def reseed(self, seed: int) -> "Stream":
         """The same batches: a text has one order."""
@@ -94,14 +95,14 @@ class Stream:
         return self.rows
 
     @property
-    def split(self) -> "Consecutive":
+    def split(self) -> "EvaluationStream":
         """The text as an evaluation reads it."""
-        return Consecutive(self.ids, self.rows, self.length, self.name)
+        return EvaluationStream(self.ids, self.rows, self.length, self.name)
 
     @property
     def example(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and types of a batch."""
-        return shapes(self[0], self.rows)
+        return batch_spec(self[0], self.rows)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -110,7 +111,7 @@ class Stream:
 
 
 @dataclass(frozen=True, eq=False)
-class Consecutive:
+class EvaluationStream:
     """A text in `rows` parts, which differ by at most one target, and nothing left out.
 
     Fields: those of `Stream`, and `valid` (B, T), False where a part has ended.
@@ -131,9 +132,9 @@ class Consecutive:
 
     def example(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and types of a batch."""
-        return shapes(self.read(0, np.arange(1)), batch_size)
+        return batch_spec(self.read(0, np.arange(1)), batch_size)
 
-    def read(self, n: int, parts: np.ndarray) -> Arrays:
+    def read(self, n: int, parts: np.ndarray) -> NumpyBatch:
         """Window n of these parts."""
         bounds = np.arange(self.rows + 1) * len(self) // self.rows
         starts = bounds[parts] + n * self.length
@@ -149,7 +150,7 @@ class Consecutive:
 class PaddedStream:
     """The batches of an evaluation; their number is the same on every host."""
 
-    split: Consecutive
+    split: EvaluationStream
     batch_size: int
     rows: np.ndarray | None = None
 
@@ -165,7 +166,7 @@ class PaddedStream:
         """How many windows the longest part has."""
         return math.ceil(math.ceil(len(self.split) / self.split.rows) / self.split.length)
 
-    def __getitem__(self, n: int) -> Arrays:
+    def __getitem__(self, n: int) -> NumpyBatch:
         """Batch n (of it the rows), with `mask`: True where the row is a part of the text."""
         if not 0 <= n < len(self):
             raise IndexError(f"{self.split.name} has {len(self)} batches; asked for {n}.")
@@ -175,19 +176,19 @@ class PaddedStream:
         found = self.split.read(n, np.where(mask, rows, 0))
         return {**found, "valid": found["valid"] & mask[:, None], "mask": mask}
 
-    def __iter__(self) -> Iterator[Arrays]:
+    def __iter__(self) -> Iterator[NumpyBatch]:
         """The batches in order."""
         return map(self.__getitem__, range(len(self)))
 
 
-def check_cut(rows: int, length: int) -> None:
+def check_stream_size(rows: int, length: int) -> None:
     """Raise unless both are positive numbers."""
-    check_length(length)
+    check_window_length(length)
     if rows < 1:
         raise UserError(f"A text is cut into at least 1 row; rows is {rows}.")
 
 
-def shapes(batch: Arrays, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+def batch_spec(batch: NumpyBatch, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and types of a batch like this one, but of `batch_size` rows."""
     return {
         key: jax.ShapeDtypeStruct((batch_size, *value.shape[1:]), value.dtype)

@@ -1,4 +1,4 @@
-"""What every vocabulary can do: turn a text into numbers and back."""
+"""The protocol of vocabularies (tokenizers): encode text as token ids, and decode it."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
@@ -8,9 +8,9 @@ import numpy as np
 from jaxmodels.errors import UserError
 from jaxmodels.special_tokens import UNK
 
-SPECIAL = "<pad>", "<unk>", "<bos>", "<eos>"
-"""The first tokens of vocabularies of words and sub-words, in the order of their ids."""
-UNKNOWN = SPECIAL[UNK]
+SPECIAL_TOKENS = "<pad>", "<unk>", "<bos>", "<eos>"
+"""The first tokens of word and sub-word vocabularies, in the order of their ids."""
+UNKNOWN = SPECIAL_TOKENS[UNK]
 
 Ids = Sequence[int] | np.ndarray
 Tokenize = Callable[[str], list[str]]
@@ -18,7 +18,7 @@ Tokenize = Callable[[str], list[str]]
 
 @runtime_checkable
 class Vocabulary(Protocol):
-    """A frozen value: characters, bytes, words or sub-words."""
+    """A vocabulary of characters, bytes, words or sub-words: an immutable value with token ids."""
 
     @property
     def tokens(self) -> tuple[str, ...]:
@@ -26,7 +26,7 @@ class Vocabulary(Protocol):
         ...
 
     def __len__(self) -> int:
-        """How many tokens there are; ids are 0..len-1."""
+        """The number of tokens; ids are 0..len-1."""
         ...
 
     def encode(self, text: str) -> np.ndarray:
@@ -34,51 +34,51 @@ class Vocabulary(Protocol):
         ...
 
     def decode(self, ids: Ids) -> str:
-        """The text of these ids, special tokens included."""
+        """The text of token ids, special tokens included."""
         ...
 
     def to_json(self) -> str:
-        """All of it as one JSON text, for `vocabulary_from_json`."""
+        """The vocabulary as JSON text, for `vocabulary_from_json`."""
         ...
 
 
-def check_same(expected: Vocabulary, found: Vocabulary) -> None:
-    """Raise `UserError` with the first difference, where two vocabularies are not the same.
+def check_same_vocabulary(expected: Vocabulary, found: Vocabulary) -> None:
+    """Raise `UserError`, naming the first difference, unless two vocabularies are the same.
 
-    `expected` is the one that a model was trained with, such as its run keeps:
+    `expected` is the one that a model was trained with, which its run saves:
     `vocabulary_from_json(Path("runs/lstm/vocabulary.json").read_text())`.
     """
     if expected.to_json() == found.to_json():
         return
     raise UserError(
         f"The vocabulary is not the one that the model was trained with: "
-        f"{difference(expected, found)}. Use the vocabulary that was saved with the model, or "
-        f"train a model with this one."
+        f"{vocabulary_difference(expected, found)}. Use the vocabulary that was saved with the "
+        f"model, or train a model with this one."
     )
 
 
-def difference(expected: Vocabulary, found: Vocabulary) -> str:
-    """Say in which token, or in what else, two vocabularies differ."""
+def vocabulary_difference(expected: Vocabulary, found: Vocabulary) -> str:
+    """Describe the first difference between two vocabularies, for an error message."""
     kinds = type(expected).__name__, type(found).__name__
     if kinds[0] != kinds[1]:
-        return f"that one holds {kinds[0].lower()}, this one {kinds[1].lower()}"
+        return f"that one is a {kinds[0]}, this one a {kinds[1]}"
     for i, (one, other) in enumerate(zip(expected.tokens, found.tokens, strict=False)):
         if one != other:
             return f"token {i} is {one!r} there and {other!r} here"
     if len(expected) != len(found):
         return f"it has {len(expected):,} tokens there and {len(found):,} here"
-    return "the tokens are equal, but texts are cut into them in another way"
+    return "the tokens are equal, but texts are split into them in another way"
 
 
 def check_ids(ids: Ids, size: int) -> np.ndarray:
-    """The ids as an array of integers; raises `UserError` unless all are in 0..size-1."""
-    found = np.asarray(ids)
-    found = found if found.size else found.astype(np.int32)
-    if found.ndim != 1 or found.dtype.kind not in "iu":
+    """Token ids as an integer array, (T,); raises `UserError` unless all are in 0..size-1."""
+    array = np.asarray(ids)
+    array = array if array.size else array.astype(np.int32)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
         raise UserError(
-            f"Ids of tokens are integers on one axis; got {found.dtype} of shape {found.shape}."
+            f"Token ids must be integers on one axis; got {array.dtype} of shape {array.shape}."
         )
-    wrong = found[(found < 0) | (found >= size)]
+    wrong = array[(array < 0) | (array >= size)]
     if len(wrong):
-        raise UserError(f"Ids must be in 0..{size - 1}, the vocabulary's; one is {wrong[0]}.")
-    return found
+        raise UserError(f"Token ids of this vocabulary are 0..{size - 1}; got {wrong[0]}.")
+    return array

@@ -68,13 +68,13 @@ def kept(tmp_path, monkeypatch):
 @pytest.fixture
 def decoded(monkeypatch):
     """The names of the splits that were decoded."""
-    names, original = [], decode.decode
+    names, original = [], decode.decode_all
 
     def counted(records, fields):
         names.append(records.name)
         return original(records, fields)
 
-    monkeypatch.setattr(decode, "decode", counted)
+    monkeypatch.setattr(decode, "decode_all", counted)
     return names
 
 
@@ -108,11 +108,11 @@ def test_folder_from_the_environment(folder, monkeypatch):
 
 def test_records_give_the_same_batches_as_the_decoded_copy(folder, monkeypatch):
     in_memory = data.load("tiny", folder)["train"]
-    monkeypatch.setattr(tfds, "LIMIT", 100)
+    monkeypatch.setattr(tfds, "MAX_DECODED_BYTES", 100)
     shutil.rmtree(os.environ["JAXMODELS_CACHE"])
     read = data.load("tiny", folder)["train"]
     assert not read.in_memory
-    assert isinstance(read.source, sources.Records)
+    assert isinstance(read.source, sources.RecordSource)
     one, other = (split.batches(16).iterate(0, 9) for split in (in_memory, read))
     for ours, theirs in zip(one, other, strict=True):
         assert all((ours[key] == theirs[key]).all() for key in ("image", "label"))
@@ -175,9 +175,9 @@ def test_many_may_start_at_once(folder, kept):
     assert len(files(kept)) == 4
 
 
-@pytest.mark.parametrize("limit", [tfds.LIMIT, 100])
+@pytest.mark.parametrize("limit", [tfds.MAX_DECODED_BYTES, 100])
 def test_damaged_record_is_found_and_can_be_skipped(folder, kept, limit, monkeypatch):
-    monkeypatch.setattr(tfds, "LIMIT", limit)
+    monkeypatch.setattr(tfds, "MAX_DECODED_BYTES", limit)
     (path,) = folder.rglob("*train.array_record*")
     content = bytearray(path.read_bytes())
     content[161] ^= 255  # within the first record; each has a checksum
@@ -224,8 +224,8 @@ def test_a_configuration_must_be_named(folder):
 def test_newest_version_wins(folder):
     for version in ("1.0.9", "1.0.10"):
         shutil.copytree(folder / "tiny" / "1.0.0", folder / "tiny" / version)
-    assert tfds.find("tiny", folder).path.name == "1.0.10"
-    assert tfds.find("tiny:1.0.9", folder).path.name == "1.0.9"
+    assert tfds.find_prepared("tiny", folder).path.name == "1.0.10"
+    assert tfds.find_prepared("tiny:1.0.9", folder).path.name == "1.0.9"
 
 
 def test_other_file_formats_are_refused(folder):
@@ -239,7 +239,7 @@ def test_other_file_formats_are_refused(folder):
 def test_default_folder_is_the_users(platform, monkeypatch):
     monkeypatch.delenv("JAXMODELS_CACHE")
     monkeypatch.setattr(sys, "platform", platform)
-    assert cache.root().name == "jaxmodels"
+    assert cache.cache_dir().name == "jaxmodels"
 
 
 BLOCK_TENSORFLOW = """

@@ -6,7 +6,9 @@ from jaxmodels.data.text.vocabulary import Ids
 from jaxmodels.errors import UserError
 
 
-def check_text(ids: Ids, name: str, at_least: int, vocab_size: int | None = None) -> np.ndarray:
+def check_token_ids(
+    ids: Ids, name: str, at_least: int, vocab_size: int | None = None
+) -> np.ndarray:
     """The ids as they are stored; raises `UserError` unless they are so many integers on one axis.
 
     They are looked through only if the size of the vocabulary is given: a mapped file may be large.
@@ -32,12 +34,12 @@ def check_text(ids: Ids, name: str, at_least: int, vocab_size: int | None = None
     return found
 
 
-def check_length(length: int) -> None:
+def check_window_length(length: int) -> None:
     """Raise unless it is a positive number."""
     if length < 1:
         raise UserError(f"The length of a window must be at least 1 token; it is {length}.")
 
 
-def narrow(ids: np.ndarray) -> np.ndarray:
+def to_int32(ids: np.ndarray) -> np.ndarray:
     """The ids as batches hold them, int32."""
     return np.ascontiguousarray(ids, np.int32)

@@ -4,15 +4,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxmodels.data.sources import Arrays
+from jaxmodels.data.sources import ArraySource
 from jaxmodels.data.split import Split
-from jaxmodels.data.text.ids import check_length, check_text
+from jaxmodels.data.text.token_ids import check_token_ids, check_window_length
 from jaxmodels.data.text.vocabulary import Ids
 from jaxmodels.errors import UserError
 from jaxmodels.special_tokens import PAD
 
 
-def packed(documents: Sequence[Ids], length: int, name: str = "documents") -> Split:
+def pack_documents(documents: Sequence[Ids], length: int, name: str = "documents") -> Split:
     """Rows of `length` tokens, each holding as many documents as fit, none of them cut in two.
 
     Fields, all (B, T): `tokens`; `targets`, the next token of the same document; `segments`, 1, 2,
@@ -24,14 +24,14 @@ def packed(documents: Sequence[Ids], length: int, name: str = "documents") -> Sp
     sequence packing without cross-contamination". Rows so made are not in the documents' order.
     Raises `UserError` for a document of fewer than 2 tokens.
     """
-    check_length(length)
+    check_window_length(length)
     if not len(documents):
         raise UserError(f"{name} has no documents to pack.")
     pieces = []
     for index, document in enumerate(documents):
-        ids = check_text(document, f"document {index} of {name}", 2)
+        ids = check_token_ids(document, f"document {index} of {name}", 2)
         pieces.extend(ids[at : at + length + 1] for at in range(0, len(ids) - 1, length))
-    return Split(Arrays(name, _filled(pieces, length)), functions=())
+    return Split(ArraySource(name, _filled(pieces, length)), functions=())
 
 
 def _filled(pieces: Sequence[np.ndarray], length: int) -> dict[str, np.ndarray]:

@@ -7,42 +7,43 @@ from dataclasses import dataclass, replace
 import jax
 import numpy as np
 
-from jaxmodels.data.batches import check_rows, check_size, in_order
+from jaxmodels.data.batches import check_batch_size, check_rows, read_ahead
 from jaxmodels.data.shuffle import permutation
+from jaxmodels.data.sources import NumpyBatch
 from jaxmodels.data.split import Split
-from jaxmodels.data.text.pairs import check_longest, lengths, source_of
-from jaxmodels.data.text.stream import shapes
+from jaxmodels.data.text.pairs import check_pair_lengths, pair_lengths, pair_source
+from jaxmodels.data.text.stream import batch_spec
 from jaxmodels.errors import UserError
 from jaxmodels.typing import Batch, Key
-
-Arrays = dict[str, np.ndarray]
 
 BATCH_ORDER = 2**63
 """Added to the epoch for the order of its batches, which is another draw than that of its pairs."""
 
 
-def bucketed(split: Split, batch_size: int, boundaries: Sequence[int], seed: int = 0) -> "Bucketed":
+def bucket_by_length(
+    split: Split, batch_size: int, boundaries: Sequence[int], seed: int = 0
+) -> "BucketedBatches":
     """Batches of pairs (`text.pairs`) whose lengths lie between the same two boundaries.
 
     Every batch is padded to a boundary (S = T = boundary), so a step is compiled once for each of
     them. Raises `UserError` for a pair longer than the last boundary, for boundaries that do not
     rise, and for a split smaller than a batch.
     """
-    check_size(batch_size)
+    check_batch_size(batch_size)
     edges = tuple(boundaries)
     if not edges or edges[0] < 1 or edges != tuple(sorted(set(edges))):
         raise UserError(f"Boundaries must be rising lengths, such as (10, 20, 40); got {edges}.")
-    check_longest(split, edges[-1])
+    check_pair_lengths(split, edges[-1])
     if len(split) < batch_size:
         raise UserError(
             f"{split.name} has {len(split):,} pairs, fewer than a batch of {batch_size:,}; choose "
             f"a smaller batch size."
         )
-    return Bucketed(split, batch_size, edges, seed)
+    return BucketedBatches(split, batch_size, edges, seed)
 
 
 @dataclass(frozen=True, eq=False)
-class Bucketed:
+class BucketedBatches:
     """An endless stream: in each epoch another grouping of the pairs, in another order.
 
     The pairs are drawn in a random order, sorted by bucket, and cut into batches; a batch across a
@@ -61,25 +62,27 @@ class Bucketed:
         if not 0 <= self.seed < 2**64:
             raise UserError(f"The seed must be in 0..2**64-1; it is {self.seed}.")
 
-    def __getitem__(self, n: int) -> Arrays:
+    def __getitem__(self, n: int) -> NumpyBatch:
         """Batch n."""
         return self.read(n, np.arange(self.batch_size))
 
-    def read(self, n: int, rows: np.ndarray) -> Arrays:
+    def read(self, n: int, rows: np.ndarray) -> NumpyBatch:
         """Rows of batch n, padded as all of it is: a host reads what its devices hold."""
         if n < 0:
             raise UserError(f"Batches are numbered from 0; asked for batch {n}.")
         epoch, place = divmod(n, self.steps_per_epoch)
         positions, width = _plan(self, epoch)
         chosen = positions[place, check_rows(rows, self.batch_size)]
-        return source_of(self.split).at(self.split.indices(chosen), int(width[place]))
+        return pair_source(self.split).at(self.split.indices(chosen), int(width[place]))
 
-    def iterate(self, start: int, stop: int, rows: np.ndarray | None = None) -> Iterator[Arrays]:
+    def iterate(
+        self, start: int, stop: int, rows: np.ndarray | None = None
+    ) -> Iterator[NumpyBatch]:
         """Batches start..stop-1, of each the given rows."""
         rows = np.arange(self.batch_size) if rows is None else rows
-        return in_order(lambda n: self.read(n, rows), start, stop, in_memory=True)
+        return read_ahead(lambda n: self.read(n, rows), start, stop, in_memory=True)
 
-    def reseed(self, seed: int) -> "Bucketed":
+    def reseed(self, seed: int) -> "BucketedBatches":
         """The same pairs, grouped and ordered by another seed."""
         return replace(self, seed=seed)
 
@@ -91,8 +94,8 @@ class Bucketed:
     @property
     def example(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and types of a batch of the longest pairs."""
-        longest = source_of(self.split).at(np.array([0]), self.boundaries[-1])
-        return shapes(longest, self.batch_size)
+        longest = pair_source(self.split).at(np.array([0]), self.boundaries[-1])
+        return batch_spec(longest, self.batch_size)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -102,11 +105,11 @@ class Bucketed:
     @functools.cached_property
     def buckets(self) -> np.ndarray:
         """The bucket of each pair: that of the first boundary that is not below its length."""
-        return np.searchsorted(self.boundaries, lengths(self.split))
+        return np.searchsorted(self.boundaries, pair_lengths(self.split))
 
 
 @functools.lru_cache(maxsize=4)
-def _plan(batches: Bucketed, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+def _plan(batches: BucketedBatches, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     """The positions of each batch's pairs, (batches, B), and the length each is padded to."""
     size, steps = batches.batch_size, batches.steps_per_epoch
     drawn = permutation(len(batches.split), batches.seed, epoch)[: steps * size]

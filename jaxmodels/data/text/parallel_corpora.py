@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxmodels.data import placeholders
-from jaxmodels.data.text import folders
-from jaxmodels.data.text.corpora import one_of, unknown
+from jaxmodels.data.text.corpora import get_split, unknown_name
+from jaxmodels.data.text.files import find_text_files, read_text, text_folder
 from jaxmodels.data.text.number_words import number_words
 from jaxmodels.errors import UserError
 
@@ -39,7 +39,7 @@ class ParallelCorpus(Mapping[str, Sentences]):
 
     def __getitem__(self, split: str) -> Sentences:
         """The split's sources and targets; raises `MissingSplitError`."""
-        return one_of(self.splits, split, self.name)
+        return get_split(self.splits, split, self.name)
 
     def __iter__(self) -> Iterator[str]:
         """The names of the splits."""
@@ -50,7 +50,7 @@ class ParallelCorpus(Mapping[str, Sentences]):
         return len(self.splits)
 
 
-def load_pairs(name: str, data_dir: str | Path | None = None) -> ParallelCorpus:
+def load_parallel_corpus(name: str, data_dir: str | Path | None = None) -> ParallelCorpus:
     """The parallel corpus of that name.
 
     - `multi30k`: German to English, Elliott et al., 2016, "Multi30K: multilingual English-German
@@ -62,7 +62,7 @@ def load_pairs(name: str, data_dir: str | Path | None = None) -> ParallelCorpus:
     """
     loaders = {"multi30k": _multi30k, "numbers": lambda _: number_words()}
     if name not in loaders:
-        raise UserError(unknown("parallel corpus", name, loaders))
+        raise UserError(unknown_name("parallel corpus", name, loaders))
     return ParallelCorpus(name, loaders[name](data_dir))
 
 
@@ -78,11 +78,11 @@ def check_paired(name: str, sources: Sized, targets: Sized) -> None:
 
 def _multi30k(data_dir: str | Path | None) -> dict[str, Sentences]:
     files = [f"{file}.{side}" for file in MULTI30K_FILES.values() for side in ("de", "en")]
-    if placeholders.allowed() and folders.at("multi30k", files, data_dir) is None:
+    if placeholders.placeholders_enabled() and text_folder("multi30k", files, data_dir) is None:
         sources, targets = (placeholders.sentences(n, longest=44) for n in MULTI30K_WORDS)
         repeated = itertools.islice(itertools.cycle(targets), len(sources))
         return dict.fromkeys(MULTI30K_FILES, (sources, list(repeated)))
-    folder = folders.find("multi30k", files, data_dir, "numbers")
+    folder = find_text_files("multi30k", files, data_dir, "numbers")
     return {
         split: (_lines(folder / f"{file}.de"), _lines(folder / f"{file}.en"))
         for split, file in MULTI30K_FILES.items()
@@ -91,4 +91,4 @@ def _multi30k(data_dir: str | Path | None) -> dict[str, Sentences]:
 
 def _lines(path: Path) -> list[str]:
     # Not `splitlines`, which also cuts at rare characters that stand within sentences.
-    return folders.read(path).removesuffix("\n").split("\n")
+    return read_text(path).removesuffix("\n").split("\n")
