@@ -6,7 +6,6 @@ all 1,020 places) of 0.0197 for the GRU, 0.0204 for the LSTM and 0.0202 for the 
 to know the digits costs 10 ln(8) / 1,020 = 0.0204: recurrent networks hardly learn this.
 """
 
-import functools
 from typing import Literal
 
 import optax
@@ -14,8 +13,8 @@ import optax
 from jaxmodels import data, metrics, objectives
 from jaxmodels.experiment import Experiment, Published, run
 from jaxmodels.layers.cells import GRU, LSTM, Elman
-from jaxmodels.layers.recurrent import Recurrent
-from jaxmodels.models.rnn import LanguageModel
+from jaxmodels.layers.recurrent import RNN
+from jaxmodels.models.rnn import RNNLanguageModel
 
 CELLS = {"gru": (GRU(), 66, 0.0197), "lstm": (LSTM(), 57, 0.0204), "elman": (Elman(), 116, 0.0202)}
 """Cell, width, published loss."""
@@ -39,7 +38,7 @@ def copy_memory(
     """
     sequences = data.synthetic.copy_memory(blanks)
     kind, width, published = CELLS[cell]
-    model = LanguageModel(10, functools.partial(Recurrent, width, kind), embedding=10)
+    model = RNNLanguageModel(10, RNN(width, kind), embedding=10)
     schedule = optax.warmup_cosine_decay_schedule(0.0, peak_lr, steps // 10, steps)
     return Experiment(
         objective=objectives.next_token(model),

@@ -42,7 +42,7 @@ def gru_multi30k(
     task = text.load_translation(dataset, data_dir)
     train, test = task.pairs["train"], task.pairs["test"]
     sizes = len(task.source), len(task.target), embedding, features
-    model = rnn_encoder_decoder.AttentionTranslator(*sizes, dropout)
+    model = rnn_encoder_decoder.bahdanau(*sizes, dropout)
     translate = generate.translator(model, task.max_length, beam_size)
     return Experiment(
         objective=objectives.seq2seq(model),

@@ -6,7 +6,6 @@ and goes on to the answer. A 100 % that is "about" counts as reached from 99.9 %
 this one takes 6,000 steps.
 """
 
-import functools
 from typing import Literal
 
 import optax
@@ -14,8 +13,8 @@ import optax
 from jaxmodels import data, metrics, objectives
 from jaxmodels.experiment import Experiment, Published, run
 from jaxmodels.layers.cells import GRU, LSTM, Elman
-from jaxmodels.layers.recurrent import Recurrent
-from jaxmodels.models.rnn import LanguageModel
+from jaxmodels.layers.recurrent import RNN
+from jaxmodels.models.rnn import RNNLanguageModel
 
 CELLS = {"lstm": LSTM(), "gru": GRU(), "elman": Elman()}
 
@@ -40,8 +39,8 @@ def lstm_addition(
     """
     sums = data.synthetic.addition(digits)
     vocabulary = len(data.synthetic.ADDITION)
-    layer = functools.partial(Recurrent, width, CELLS[cell])
-    model = LanguageModel(vocabulary, layer, embedding=vocabulary)
+    layer = RNN(width, CELLS[cell])
+    model = RNNLanguageModel(vocabulary, layer, embedding=vocabulary)
     schedule = optax.warmup_cosine_decay_schedule(0.0, peak_lr, steps // 10, steps)
     return Experiment(
         objective=objectives.next_token(model),

@@ -13,12 +13,12 @@ from jaxmodels import grads, metrics, objectives, sharding, train
 from jaxmodels.adapters import Stateful
 from jaxmodels.data import text
 from jaxmodels.layers.cells import GRU
-from jaxmodels.layers.recurrent import Recurrent
+from jaxmodels.layers.recurrent import RNN
 from jaxmodels.losses import cross_entropy
-from jaxmodels.models.rnn import LanguageModel
+from jaxmodels.models.rnn import RNNLanguageModel
 from jaxmodels.typing import CARRY
 
-MODEL = LanguageModel(7, functools.partial(Recurrent, 12, GRU()), 2, 6)
+MODEL = RNNLanguageModel(7, RNN(12, GRU()), 2, 6)
 IDS = np.arange(400) * 5 % 7
 STREAM = text.stream(IDS, rows=8, length=6)
 NEAR = functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-6)

@@ -15,7 +15,7 @@ from jaxmodels.errors import UserError
 from jaxmodels.generate.incremental import check_prompt
 from jaxmodels.generate.samplers import nucleus
 from jaxmodels.models import causal_lm, encoder_decoder, rnn
-from jaxmodels.models.rnn_encoder_decoder import AttentionTranslator
+from jaxmodels.models.rnn_encoder_decoder import bahdanau
 from jaxmodels.special_tokens import truncate_at_eos
 
 V = 11
@@ -519,7 +519,7 @@ def test_a_row_of_beams_does_not_depend_on_the_others(case):
 TRANSLATORS = {
     "tiny": TinyTranslator(),
     "transformer": encoder_decoder.transformer(V, V, 16, 2, 2, 32, context=32),
-    "gru": AttentionTranslator(V, V, 8, 8, kernel_init=nn.initializers.normal(0.5)),
+    "gru": bahdanau(V, V, 8, 8, kernel_init=nn.initializers.normal(0.5)),
 }
 
 

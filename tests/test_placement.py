@@ -12,13 +12,13 @@ import pytest
 from jaxmodels import objectives, sharding, train, tree
 from jaxmodels.experiment.experiment import tensor_dims
 from jaxmodels.layers.cells import GRU, LSTM
-from jaxmodels.layers.recurrent import Recurrent
+from jaxmodels.layers.recurrent import RNN
 from jaxmodels.models import autoencoder, causal_lm, encoder_decoder, resnet, vae
 from jaxmodels.models.cnn import ConvNet, LeNet
 from jaxmodels.models.hierarchical_vae import burda_vae
 from jaxmodels.models.mlp import MLP
-from jaxmodels.models.rnn import Classifier, LanguageModel
-from jaxmodels.models.rnn_encoder_decoder import AttentionTranslator
+from jaxmodels.models.rnn import RNNClassifier, RNNLanguageModel
+from jaxmodels.models.rnn_encoder_decoder import bahdanau
 from jaxmodels.sharding import rules
 
 MESHES = "data=8", "fsdp=8", "data=2,fsdp=2,tensor=2", "fsdp=4,sequence=2"
@@ -49,7 +49,7 @@ def sequences():
 
 
 def layer(cell):
-    return functools.partial(Recurrent, 16, cell)
+    return RNN(16, cell)
 
 
 classify, reconstruct = objectives.classification, objectives.reconstruction
@@ -62,10 +62,10 @@ TABLE = {
     "convnet": (classify(ConvNet(8, (8, 16), 32)), image(8, 8, 1)),
     "resnet cifar": (classify(resnet.ResNet(8, (1, 1), (8, 16), *BASIC)), image(8, 8, 8)),
     "resnet imagenet": (classify(resnet.ResNet(8, (1, 1), (8, 8), *BOTTLENECK)), image(16, 16, 8)),
-    "classifier": (classify(Classifier(8, layer(LSTM()), bidirectional=True)), sequences()),
-    "language model": (objectives.next_token(LanguageModel(16, layer(GRU()), 2, 8)), tokens()),
-    "carried": (objectives.truncated(LanguageModel(16, layer(LSTM()), 1, 8)), carried()),
-    "gru translator": (objectives.seq2seq(AttentionTranslator(16, 16, 8, 16, 0.0)), pairs()),
+    "classifier": (classify(RNNClassifier(8, layer(LSTM()), bidirectional=True)), sequences()),
+    "language model": (objectives.next_token(RNNLanguageModel(16, layer(GRU()), 2, 8)), tokens()),
+    "carried": (objectives.truncated(RNNLanguageModel(16, layer(LSTM()), 1, 8)), carried()),
+    "gru translator": (objectives.seq2seq(bahdanau(16, 16, 8, 16, 0.0)), pairs()),
     "gpt": (objectives.next_token(causal_lm.gpt2(16, 8, 16, 2, 2)), tokens()),
     "gpt chunked": (
         objectives.next_token_in_chunks(causal_lm.gpt2(16, 8, 16, 2, 2, chunk=2)),

@@ -12,7 +12,8 @@ import pytest
 from jaxmodels.errors import UserError
 from jaxmodels.kernels import rnn_scan
 from jaxmodels.layers.cells import GRU, LSTM, Elman, OriginalGRU
-from jaxmodels.layers.recurrent import Recurrent, Stack, uniform
+from jaxmodels.layers.initializers import uniform
+from jaxmodels.layers.recurrent import RNN, StackedRNN
 
 # Float32 rounds at 6e-8, and every step adds to it.
 SAME = {"rtol": 1e-5, "atol": 1e-5}
@@ -75,7 +76,7 @@ def by_hand(cell, params, x, state):
 
 
 def test_the_scan_is_the_unrolled_loop(cell):
-    x, layer = sequence(), Recurrent(5, cell)
+    x, layer = sequence(), RNN(5, cell)
     variables, state = built(layer, x), state_of(cell)
     outputs, final = layer.apply(variables, x, state)
     params, state = jax.tree.map(np.asarray, (variables["params"], state))
@@ -103,7 +104,7 @@ def test_equal_to_torch(kind):
     }
     cell, variables = torch_params(kind, stored)
     initial = (REFERENCE["h"], REFERENCE["c"])[: cell.states]
-    outputs, final = Recurrent(4, cell).apply(variables, REFERENCE["x"], initial)
+    outputs, final = RNN(4, cell).apply(variables, REFERENCE["x"], initial)
     np.testing.assert_allclose(outputs, stored["outputs"], **SAME)
     for n, state in enumerate(final):
         np.testing.assert_allclose(state, stored[f"state{n}"], **SAME)
@@ -131,7 +132,7 @@ def test_equal_to_keras(kind):
         params["recurrent"]["bias"] = second[0]
     cell = CELLS[kind]
     initial = (REFERENCE["h"], REFERENCE["c"])[: cell.states]
-    outputs, final = Recurrent(4, cell).apply({"params": params}, REFERENCE["x"], initial)
+    outputs, final = RNN(4, cell).apply({"params": params}, REFERENCE["x"], initial)
     np.testing.assert_allclose(outputs, stored["outputs"], **SAME)
     for n, state in enumerate(final):
         np.testing.assert_allclose(state, stored[f"state{n}"], **SAME)
@@ -172,7 +173,7 @@ def test_equal_to_the_torch_that_is_installed(kind, name, options):
             }
             cell, one = torch_params(kind, weights)
             params[f"layer{layer + 1}{suffix and '_backwards'}"] = one["params"]
-    stack = Stack(lambda **kwargs: Recurrent(4, cell, **kwargs), 2, bidirectional=True)
+    stack = StackedRNN(RNN(4, cell), 2, bidirectional=True)
 
     def loss(x):
         outputs, states = stack.apply({"params": params}, x, lengths=jnp.array(lengths))
@@ -189,7 +190,7 @@ def test_equal_to_the_torch_that_is_installed(kind, name, options):
 @pytest.mark.parametrize("reverse", [False, True])
 def test_gradients_are_those_of_the_plain_loop(cell, reverse, monkeypatch):
     x, lengths = sequence(), jnp.array([7, 3, 5])
-    layer = Recurrent(5, cell, reverse, dropout=0.4)
+    layer = RNN(5, cell, reverse, dropout=0.4)
     variables, state = built(layer, x), state_of(cell)
 
     def loss(variables, x, state):
@@ -198,13 +199,13 @@ def test_gradients_are_those_of_the_plain_loop(cell, reverse, monkeypatch):
         return jnp.sum(outputs**3) + sum(jnp.sum(leaf**2) for leaf in final)
 
     ours = jax.jit(jax.grad(loss, (0, 1, 2)))(variables, x, state)
-    monkeypatch.setattr(rnn_scan, "_recurrence", rnn_scan._plain)
+    monkeypatch.setattr(rnn_scan, "_rnn_scan", rnn_scan._plain)
     plain = jax.jit(jax.grad(lambda *given: loss(*given), (0, 1, 2)))(variables, x, state)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ours, plain)
 
 
 def test_examples_can_be_mapped_over_and_gradients_differentiated(cell):
-    x, layer = sequence(), Recurrent(4, cell)
+    x, layer = sequence(), RNN(4, cell)
     variables = built(layer, x)
     whole, _ = layer.apply(variables, x)
     each = jax.jit(jax.vmap(lambda row: layer.apply(variables, row[None])[0][0]))(x)
@@ -223,7 +224,7 @@ def test_examples_can_be_mapped_over_and_gradients_differentiated(cell):
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_padded_steps_change_nothing(cell, bidirectional):
     x, lengths = sequence(T=6), jnp.array([6, 2, 4])
-    stack = Stack(lambda **kwargs: Recurrent(5, cell, **kwargs), 2, bidirectional)
+    stack = StackedRNN(RNN(5, cell), 2, bidirectional)
     variables, run = jax.jit(stack.init)(jax.random.key(0), x), jax.jit(stack.apply)
     outputs, states = run(variables, x, lengths=lengths)
     other = jnp.where(jnp.arange(6)[None, :, None] < lengths[:, None, None], x, 99.0)
@@ -240,7 +241,7 @@ def test_padded_steps_change_nothing(cell, bidirectional):
 
 def test_a_sequence_in_two_parts_is_the_whole_one(cell):
     x = sequence()
-    stack = Stack(lambda **kwargs: Recurrent(5, cell, **kwargs), 2)
+    stack = StackedRNN(RNN(5, cell), 2)
     variables, run = jax.jit(stack.init)(jax.random.key(0), x), jax.jit(stack.apply)
     whole, last = run(variables, x)
     one, states = run(variables, x[:, :3])
@@ -251,9 +252,10 @@ def test_a_sequence_in_two_parts_is_the_whole_one(cell):
 
 def test_dropout_between_layers_spares_what_goes_from_step_to_step():
     x = sequence()
-    stack = Stack(lambda **kwargs: Recurrent(5, LSTM(), **kwargs), 2, dropout=1.0)
+    stack = StackedRNN(RNN(5, LSTM()), 2, dropout=0.9)
     variables = stack.init(jax.random.key(0), x)
-    _, (lower, upper) = stack.apply(variables, x, train=True)
+    rngs = {"dropout": jax.random.key(1)}
+    _, (lower, upper) = stack.apply(variables, x, train=True, rngs=rngs)
     _, (same, other) = stack.apply(variables, x)
     jax.tree.map(np.testing.assert_array_equal, lower, same)
     assert not np.allclose(upper[0], other[0])
@@ -261,13 +263,12 @@ def test_dropout_between_layers_spares_what_goes_from_step_to_step():
 
 @pytest.mark.parametrize("per_sequence", [False, True])
 def test_dropout_masks_are_for_each_step_or_for_a_sequence(per_sequence):
-    def passing(**kwargs):
-        # Its outputs are its inputs: relu of the identity, nothing recurrent.
-        identity = {"kernel_init": lambda *_: jnp.eye(8), "recurrent_init": nn.initializers.zeros}
-        return Recurrent(8, Elman(nn.relu), **identity, **kwargs)
+    # Its outputs are its inputs: relu of the identity, nothing recurrent.
+    identity = {"kernel_init": lambda *_: jnp.eye(8), "recurrent_init": nn.initializers.zeros}
+    passing = RNN(8, Elman(nn.relu), **identity)
 
     x = jnp.ones((4, 10, 8))
-    stack = Stack(passing, 2, dropout=0.5, per_sequence=per_sequence)
+    stack = StackedRNN(passing, 2, dropout=0.5, per_sequence=per_sequence)
     variables = stack.init(jax.random.key(0), x)
     outputs, _ = stack.apply(variables, x, train=True, rngs={"dropout": jax.random.key(1)})
     assert set(np.unique(outputs)) == {0.0, 2.0}
@@ -278,7 +279,7 @@ def test_recurrent_dropout_has_one_mask_for_all_steps():
     def counting(rate):
         # h' = x + h: with a mask m, h after t steps is m + m ** 2 + ... .
         init = {"kernel_init": lambda *_: jnp.eye(6), "recurrent_init": lambda *_: jnp.eye(6)}
-        return Recurrent(6, Elman(nn.relu), dropout=rate, **init)
+        return RNN(6, Elman(nn.relu), dropout=rate, **init)
 
     x = jnp.ones((3, 4, 6))
     layer = counting(0.5)
@@ -291,24 +292,24 @@ def test_recurrent_dropout_has_one_mask_for_all_steps():
 
 
 def test_the_forget_bias_is_a_part_of_the_bias():
-    bias = built(Recurrent(2), sequence())["params"]["input"]["bias"]
-    plain = built(Recurrent(2, LSTM(forget_bias=0.0)), sequence())["params"]["input"]["bias"]
+    bias = built(RNN(2), sequence())["params"]["input"]["bias"]
+    plain = built(RNN(2, LSTM(forget_bias=0.0)), sequence())["params"]["input"]["bias"]
     np.testing.assert_allclose(bias - plain, [0, 0, 1, 1, 0, 0, 0, 0], atol=1e-6)
 
 
 def test_each_gate_is_initialised_as_if_alone(cell):
-    params = Recurrent(6, cell).init(jax.random.key(0), sequence())["params"]
+    params = RNN(6, cell).init(jax.random.key(0), sequence())["params"]
     for block in jnp.split(params["recurrent"]["kernel"], cell.gates, axis=1):
         np.testing.assert_allclose(block @ block.T, jnp.eye(6), atol=1e-5)
 
 
 def test_what_does_not_fit_is_refused():
-    x, layer = sequence(), Recurrent(5)
+    x, layer = sequence(), RNN(5)
     variables = layer.init(jax.random.key(0), x)
     with pytest.raises(UserError, match=r"initial state.*\(3, 5\).*got \[\(3, 4\)\]"):
         layer.apply(variables, x, (jnp.zeros((3, 4)),))
     with pytest.raises(UserError, match="initialised for 3 features"):
         layer.apply(variables, sequence(D=4))
-    stack = Stack(lambda **kwargs: Recurrent(5, **kwargs), 2)
+    stack = StackedRNN(RNN(5), 2)
     with pytest.raises(UserError, match="has 2 states, got 1"):
         stack.init(jax.random.key(0), x, ((jnp.zeros((3, 5)),) * 2,))

@@ -1,4 +1,4 @@
-"""Recurrent cells: their equations, without params."""
+"""Recurrent cells: Elman, LSTM, GRU; their equations, without params."""
 
 import abc
 import dataclasses
@@ -8,7 +8,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from jaxmodels.kernels.rnn_scan import Course, State, recurrence, scan
+from jaxmodels.kernels.rnn_scan import ScanOptions, State, plain_scan, rnn_scan
 from jaxmodels.typing import Array
 
 
@@ -25,16 +25,15 @@ class Cell(abc.ABC):
     states: ClassVar[int]
     two_biases: bool
 
-    def offset(self, width: int) -> Array | float:
-        """What is added to the bias when it is initialised."""
-        del width
-        return 0.0
+    def bias_offset(self, bias: Array) -> Array:
+        """Zeros, or what is added to a bias (gates * H,) when it is initialised."""
+        return jnp.zeros_like(bias)
 
     @abc.abstractmethod
     def run(
-        self, x: Array, kernel: Array, bias: Array | None, state: State, course: Course
+        self, x: Array, kernel: Array, bias: Array | None, state: State, options: ScanOptions
     ) -> tuple[Array, State]:
-        """Outputs (T, B, H) and final state of projected inputs (T, B, gates * H).
+        """Outputs (T, B, H) and final state, from projected inputs (T, B, gates * H).
 
         `kernel` (H, gates * H) and `bias` (gates * H,), where there are two, are the recurrent
         ones; the other bias is in x already.
@@ -51,10 +50,9 @@ class Elman(Cell):
     states: ClassVar[int] = 1
 
     def run(
-        self, x: Array, kernel: Array, bias: Array | None, state: State, course: Course
+        self, x: Array, kernel: Array, bias: Array | None, state: State, options: ScanOptions
     ) -> tuple[Array, State]:
-        """Outputs and final state."""
-        return recurrence(self._update, _biased(x, bias), kernel, state, course)
+        return rnn_scan(self._update, _biased(x, bias), kernel, state, options)
 
     def _update(self, state: State, gates: Array) -> State:
         return (self.activation(gates),)
@@ -84,15 +82,15 @@ class LSTM(Cell):
     gates: ClassVar[int] = 4
     states: ClassVar[int] = 2
 
-    def offset(self, width: int) -> Array | float:
-        """The forget gate's bias."""
-        return jnp.repeat(jnp.array([0.0, self.forget_bias, 0.0, 0.0]), width)
+    def bias_offset(self, bias: Array) -> Array:
+        """`forget_bias` for the forget gate's part."""
+        each = jnp.array([0.0, self.forget_bias, 0.0, 0.0], bias.dtype)
+        return jnp.repeat(each, len(bias) // 4)
 
     def run(
-        self, x: Array, kernel: Array, bias: Array | None, state: State, course: Course
+        self, x: Array, kernel: Array, bias: Array | None, state: State, options: ScanOptions
     ) -> tuple[Array, State]:
-        """Outputs and final state."""
-        return recurrence(self._update, _biased(x, bias), kernel, state, course)
+        return rnn_scan(self._update, _biased(x, bias), kernel, state, options)
 
     def _update(self, state: State, gates: Array) -> State:
         i, f, g, o = jnp.split(gates, 4, axis=-1)
@@ -117,15 +115,14 @@ class GRU(Cell):
     states: ClassVar[int] = 1
 
     def run(
-        self, x: Array, kernel: Array, bias: Array | None, state: State, course: Course
+        self, x: Array, kernel: Array, bias: Array | None, state: State, options: ScanOptions
     ) -> tuple[Array, State]:
-        """Outputs and final state."""
         assert bias is not None
         H = kernel.shape[0]
         # To r, z and the recurrent half of n the product is added; n's input half follows.
         added = jnp.pad(x[..., : 2 * H], ((0, 0), (0, 0), (0, H))) + bias[None, None]
         stream = jnp.concatenate([added, x[..., 2 * H :]], axis=-1)
-        return recurrence(self._update, stream, kernel, state, course)
+        return rnn_scan(self._update, stream, kernel, state, options)
 
     def _update(self, state: State, gates: Array) -> State:
         r, z, recurrent, own = jnp.split(gates, 4, axis=-1)
@@ -147,9 +144,8 @@ class OriginalGRU(Cell):
     states: ClassVar[int] = 1
 
     def run(
-        self, x: Array, kernel: Array, bias: Array | None, state: State, course: Course
+        self, x: Array, kernel: Array, bias: Array | None, state: State, options: ScanOptions
     ) -> tuple[Array, State]:
-        """Outputs and final state."""
         H = kernel.shape[0]
 
         def step(state: State, h: Array, x: Array) -> State:
@@ -157,7 +153,7 @@ class OriginalGRU(Cell):
             n = jnp.tanh(x[:, 2 * H :] + (r * h) @ kernel[:, 2 * H :])
             return ((1 - z) * n + z * state[0],)
 
-        return scan(step, x, state, course)
+        return plain_scan(step, x, state, options)
 
 
 def _biased(x: Array, bias: Array | None) -> Array:

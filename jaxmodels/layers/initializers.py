@@ -1,5 +1,6 @@
 """Initialisers that Flax lacks, and the type of all."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ Initializer = Callable[..., Array]
 """`(key, shape, dtype) -> array`, as in `flax.linen.initializers`."""
 
 
+@functools.cache  # so that models with it are equal
 def uniform(scale: float) -> Initializer:
     """Uniform in [-scale, scale)."""
 

@@ -1,36 +1,27 @@
 """Recurrent layers: a cell over time, several on top of each other, in one or both directions."""
 
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
 from jaxtyping import Float, Int
 
 from jaxmodels.errors import UserError
-from jaxmodels.kernels.rnn_scan import Course, State
+from jaxmodels.kernels.rnn_scan import ScanOptions, State
 from jaxmodels.layers.cells import LSTM, Cell
 from jaxmodels.layers.dense import Dense
-from jaxmodels.layers.shapes import check_fan_in
-from jaxmodels.typing import Array, Key
+from jaxmodels.layers.dropout import Dropout
+from jaxmodels.layers.initializers import Initializer, per_part_init
+from jaxmodels.layers.shapes import check_fan_in, check_sequence, check_sizes
+from jaxmodels.typing import Array
 
-Initializer = Callable[..., Array]
 States = tuple[State, ...]
 """The state of each layer from below; of a bidirectional one forwards, then backwards."""
 
 
-def uniform(scale: float) -> Initializer:
-    """Initialise uniformly in [-scale, scale)."""
-
-    def init(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-        return jax.random.uniform(key, shape, dtype, -scale, scale)
-
-    return init
-
-
-class Recurrent(nn.Module):
-    """One layer in one direction.
+class RNN(nn.Module):
+    """One recurrent layer in one direction.
 
     Attributes:
         features: the width H of its state and outputs.
@@ -52,6 +43,10 @@ class Recurrent(nn.Module):
     recurrent_init: Initializer = nn.initializers.orthogonal()
     bias_init: Initializer = nn.initializers.zeros
 
+    def __post_init__(self) -> None:
+        check_sizes(features=self.features)
+        super().__post_init__()
+
     @nn.compact
     def __call__(
         self,
@@ -64,24 +59,29 @@ class Recurrent(nn.Module):
 
         Steps at and after a row's length (`lengths`) leave its state as it is; their outputs are 0.
         """
+        check_sequence(self, x)
         check_fan_in(self, "input", x)
         B, T, _ = x.shape
         H, gates = self.features, self.cell.gates
         x = Dense(
             gates * H,
-            kernel_init=self._blocks(self.kernel_init),
-            bias_init=self._first_bias,
+            kernel_init=per_part_init(self.kernel_init, gates),
+            bias_init=self._input_bias,
             name="input",
         )(x.swapaxes(0, 1))
         kernel, bias = Weights(
-            (H, gates * H), self._blocks(self.recurrent_init), self._second_bias, name="recurrent"
+            (H, gates * H),
+            per_part_init(self.recurrent_init, gates),
+            self.bias_init if self.cell.two_biases else None,
+            name="recurrent",
         )()
+        x, kernel, bias = promote_dtype(x, kernel, bias)
         state = self._initial(initial, B, x.dtype)
-        keep = None if lengths is None else jnp.arange(T)[:, None] < lengths[None]
-        course = Course(keep, self._mask(x[0, :, :H], train), self.reverse)
-        outputs, state = self.cell.run(x, kernel, bias, state, course)
-        if keep is not None:
-            outputs = jnp.where(keep[..., None], outputs, 0)
+        valid = None if lengths is None else jnp.arange(T)[:, None] < lengths[None]
+        options = ScanOptions(valid, self._h_mask(x[0, :, :H], train), self.reverse)
+        outputs, state = self.cell.run(x, kernel, bias, state, options)
+        if valid is not None:
+            outputs = jnp.where(valid[..., None], outputs, 0)
         return outputs.swapaxes(0, 1), state
 
     def _initial(self, initial: State | None, B: int, dtype: Any) -> State:
@@ -95,30 +95,18 @@ class Recurrent(nn.Module):
             )
         return tuple(leaf.astype(dtype) for leaf in initial)
 
-    def _mask(self, like: Array, train: bool) -> Array | None:
-        if not train or not self.dropout:
+    def _h_mask(self, like: Array, train: bool) -> Array | None:
+        if not train or self.dropout == 0:
             return None
-        return nn.Dropout(self.dropout, deterministic=False)(jnp.ones_like(like))
+        return Dropout(self.dropout)(jnp.ones_like(like), train)
 
-    def _blocks(self, init: Initializer) -> Initializer:
-        """Initialise the gates' kernels one by one, as if each stood alone."""
-
-        def whole(key: Key, shape: tuple[int, int], dtype: Any = jnp.float32) -> Array:
-            keys = jax.random.split(key, self.cell.gates)
-            return jnp.concatenate([init(k, (shape[0], self.features), dtype) for k in keys], 1)
-
-        return whole
-
-    def _first_bias(self, *args: Any) -> Array:
-        return self.bias_init(*args) + self.cell.offset(self.features)
-
-    @property
-    def _second_bias(self) -> Initializer | None:
-        return self.bias_init if self.cell.two_biases else None
+    def _input_bias(self, *args: Any) -> Array:
+        bias = self.bias_init(*args)
+        return bias + self.cell.bias_offset(bias)
 
 
 class Weights(nn.Module):
-    """Hold a kernel, and a bias where it has an initialiser, for a product made elsewhere."""
+    """A kernel, and a bias if it has an initialiser, as params, for a product made elsewhere."""
 
     shape: tuple[int, int]
     kernel_init: Initializer
@@ -126,21 +114,21 @@ class Weights(nn.Module):
 
     @nn.compact
     def __call__(self) -> tuple[Array, Array | None]:
-        """The kernel, and the bias or None."""
         kernel = self.param("kernel", self.kernel_init, self.shape)
         if self.bias_init is None:
             return kernel, None
         return kernel, self.param("bias", self.bias_init, self.shape[1:])
 
 
-class Stack(nn.Module):
-    """Layers on top of each other, each in one or in both directions.
+class StackedRNN(nn.Module):
+    """Recurrent layers on top of each other, each in one or in both directions.
 
     Dropout is between layers only, never on what goes from step to step: Zaremba et al. 2014,
     "Recurrent neural network regularization".
 
     Attributes:
-        layer: makes one, such as `functools.partial(Recurrent, 200, LSTM())`.
+        layer: one of them, such as `RNN(200, LSTM())`; all are copies of it with params of
+            their own.
         depth: how many.
         bidirectional: whether each is two that see the sequence from both ends, outputs joined
             (Schuster and Paliwal 1997, "Bidirectional recurrent neural networks").
@@ -149,11 +137,17 @@ class Stack(nn.Module):
             of one for each.
     """
 
-    layer: Callable[..., Recurrent]
+    layer: RNN
     depth: int = 1
     bidirectional: bool = False
     dropout: float = 0.0
     per_sequence: bool = False
+
+    def __post_init__(self) -> None:
+        check_sizes(depth=self.depth)
+        if self.bidirectional and self.layer.reverse:
+            raise UserError("A bidirectional stack sets `reverse` itself: give it a forward layer.")
+        super().__post_init__()
 
     @nn.compact
     def __call__(
@@ -164,22 +158,21 @@ class Stack(nn.Module):
         train: bool = False,
     ) -> tuple[Float[Array, "B T H"], States]:
         """Compute the last layer's outputs (B, T, H), or (B, T, 2 H), and all final states."""
-        ends = (False, True) if self.bidirectional else (False,)
-        count = self.depth * len(ends)
+        directions = (False, True) if self.bidirectional else (self.layer.reverse,)
+        count = self.depth * len(directions)
         if initial is not None and len(initial) != count:
             raise UserError(
                 f"{self.name} has {count} states, got {len(initial)} to begin with: one is "
                 "needed for each layer and direction, from below."
             )
-        before = iter(initial or (None,) * count)
+        before = iter((None,) * count if initial is None else initial)
         after = []
         for n in range(1, self.depth + 1):
             if n > 1:
-                x = time_dropout(self.dropout, self.per_sequence, train)(x)
+                x = time_dropout(self.dropout, self.per_sequence)(x, train)
             outputs = []
-            for reverse in ends:
-                name = f"layer{n}_backwards" if reverse else f"layer{n}"
-                layer = self.layer(name=name, reverse=reverse)
+            for reverse, suffix in zip(directions, ("", "_backwards"), strict=False):
+                layer = self.layer.copy(name=f"layer{n}{suffix}", reverse=reverse)
                 y, state = layer(x, next(before), lengths, train)
                 outputs.append(y)
                 after.append(state)
@@ -187,15 +180,6 @@ class Stack(nn.Module):
         return x, tuple(after)
 
 
-def time_dropout(rate: float, per_sequence: bool, train: bool) -> nn.Dropout:
+def time_dropout(rate: float, per_sequence: bool) -> Dropout:
     """Dropout of (B, T, D) with a mask for each step, or one for all steps."""
-    return nn.Dropout(rate, (1,) if per_sequence else (), deterministic=not train)
-
-
-def check_tokens(module: nn.Module, tokens: Array) -> None:
-    """Raise `UserError` unless there are (B, T) with a step at least."""
-    if tokens.ndim != 2 or not tokens.shape[1]:
-        raise UserError(
-            f"{type(module).__name__} takes tokens of shape (B, T) with T at least 1, got an "
-            f"array of shape {tokens.shape}."
-        )
+    return Dropout(rate, (1,) if per_sequence else ())

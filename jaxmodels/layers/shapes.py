@@ -1,14 +1,25 @@
-"""Checks of input shapes that speak to the user before XLA does."""
+"""Checks of sizes and of input shapes, before XLA reports them in its own words."""
+
+from collections.abc import Sequence
 
 import flax.linen as nn
+import jax.numpy as jnp
 
 from jaxmodels.errors import UserError
 from jaxmodels.typing import Array
 
 
+def check_sizes(**sizes: int | Sequence[int]) -> None:
+    """Raise `UserError` unless all sizes, given by name, are at least 1."""
+    for name, size in sizes.items():
+        if any(one < 1 for one in ([size] if isinstance(size, int) else size)):
+            raise UserError(f"{name} is at least 1; got {size}.")
+
+
 def check_images(module: nn.Module, x: Array, smallest: int = 1) -> None:
-    """Raise `UserError` unless x is (B, H, W, C) with H and W of at least `smallest`."""
-    if x.ndim == 4 and min(x.shape[1:3]) >= smallest:
+    """Raise `UserError` unless x is (B, H, W, C), floats, with H and W of at least `smallest`."""
+    check_floats(module, x)
+    if x.ndim == 4 and min(x.shape[1:3]) >= smallest and x.shape[3]:
         return
     raise UserError(
         f"{type(module).__name__} takes images of shape (B, H, W, C) with H and W at least "
@@ -17,11 +28,22 @@ def check_images(module: nn.Module, x: Array, smallest: int = 1) -> None:
     )
 
 
-def check_fan_in(module: nn.Module, layer: str, x: Array) -> None:
-    """Raise `UserError` where `module` was initialised with another last axis into `layer`.
+def check_floats(module: nn.Module, x: Array) -> None:
+    """Raise `UserError` for integers, which the first layer would take for huge features."""
+    if jnp.issubdtype(x.dtype, jnp.floating):
+        return
+    raise UserError(
+        f"{type(module).__name__} takes floats, images as values in [0, 1]; got {x.dtype} of shape "
+        f"{x.shape}. Convert bytes with `data.image.unit`, images of another range with "
+        "`data.image.scale(largest)`."
+    )
 
-    That is how images or sequences of another shape show themselves, and Flax would only say that
-    a kernel's shape is wrong. Does nothing during initialisation.
+
+def check_fan_in(module: nn.Module, layer: str, x: Array) -> None:
+    """Raise `UserError` unless x has the features that `module`'s layer was initialised for.
+
+    Another shape of images or sequences shows here; Flax would only report the kernel's shape.
+    Does nothing during initialisation.
     """
     kernel = module.get_variable("params", layer, {}).get("kernel")
     if kernel is None or kernel.shape[-2] == x.shape[-1]:
@@ -35,6 +57,24 @@ def check_fan_in(module: nn.Module, layer: str, x: Array) -> None:
     )
 
 
+def check_sequence(module: nn.Module, x: Array) -> None:
+    """Raise `UserError` unless x is (B, T, D) with a step at least."""
+    if x.ndim != 3 or not x.shape[1]:
+        raise UserError(
+            f"{type(module).__name__} takes sequences of shape (B, T, D) with T at least 1, got an "
+            f"array of shape {x.shape}."
+        )
+
+
+def check_tokens(module: nn.Module, tokens: Array) -> None:
+    """Raise `UserError` unless tokens are (B, T) with a step at least."""
+    if tokens.ndim != 2 or not tokens.shape[1]:
+        raise UserError(
+            f"{type(module).__name__} takes tokens of shape (B, T) with T at least 1, got an "
+            f"array of shape {tokens.shape}."
+        )
+
+
 def check_length(tokens: Array, context: int) -> None:
     """Raise `UserError` for a sequence that is longer than the context."""
     if tokens.shape[1] > context:
@@ -42,10 +82,3 @@ def check_length(tokens: Array, context: int) -> None:
             f"A sequence of {tokens.shape[1]} tokens is longer than the model's context of "
             f"{context}. Cut it, or make the model with a larger `context`."
         )
-
-
-def check_sizes(**sizes: int) -> None:
-    """Raise `UserError` unless all sizes are at least 1."""
-    for name, size in sizes.items():
-        if size < 1:
-            raise UserError(f"A Transformer's {name} is at least 1; got {size}.")

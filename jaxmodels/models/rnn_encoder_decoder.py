@@ -1,6 +1,5 @@
-"""Translation with a GRU that looks at the source."""
+"""RNN encoder-decoder with attention: translation with GRUs (Bahdanau et al. 2015)."""
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,24 +7,42 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
+from jaxmodels.errors import UserError
 from jaxmodels.kernels.additive_attention import Source, attentive_gru
 from jaxmodels.layers.cells import GRU
-from jaxmodels.layers.dense import Dense
-from jaxmodels.layers.recurrent import Initializer, Recurrent, Stack, Weights, check_tokens
+from jaxmodels.layers.dense import Dense, OutputDense
+from jaxmodels.layers.dropout import Dropout
+from jaxmodels.layers.initializers import Initializer
+from jaxmodels.layers.recurrent import RNN, StackedRNN, Weights
+from jaxmodels.layers.shapes import check_sizes, check_tokens
 from jaxmodels.special_tokens import PAD
 from jaxmodels.typing import CARRY, Array
 
 Memory = dict[str, Array]
+"""What the decoder needs of the source: see `RNNEncoder.__call__`."""
+_normal = nn.initializers.normal(0.01)
 
 
-class Encoder(nn.Module):
-    """A bidirectional GRU, and what a decoder needs of its outputs."""
+class RNNEncoder(nn.Module):
+    """Bidirectional GRU over the source, with the projections that `AttentionDecoder` reads.
+
+    Attributes:
+        vocab_size: of the source; 0 is padding, at the end.
+        embedding: width of the embedding.
+        features: width D of the states.
+        dropout: the rate on the embedding.
+        kernel_init: of all weights; biases begin at 0.
+    """
 
     vocab_size: int
-    embedding: int
-    features: int
-    dropout: float
-    kernel_init: Initializer
+    embedding: int = 256
+    features: int = 512
+    dropout: float = 0.5
+    kernel_init: Initializer = _normal
+
+    def __post_init__(self) -> None:
+        check_sizes(vocab_size=self.vocab_size, embedding=self.embedding, features=self.features)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, source: Int[Array, "B S"], train: bool = False) -> Memory:
@@ -33,12 +50,10 @@ class Encoder(nn.Module):
         mask = source != PAD
         init = self.kernel_init
         embed = nn.Embed(self.vocab_size, self.embedding, embedding_init=init, name="embedding")
-        x = nn.Dropout(self.dropout, deterministic=not train)(embed(source))
-        layer = functools.partial(
-            Recurrent, self.features, GRU(), kernel_init=init, recurrent_init=init
-        )
+        x = Dropout(self.dropout)(embed(source), train)
+        layer = RNN(self.features, GRU(), kernel_init=init, recurrent_init=init)
         lengths = jnp.sum(mask, axis=1)
-        values, ends = Stack(layer, bidirectional=True, name="recurrent")(x, lengths=lengths)
+        values, ends = StackedRNN(layer, bidirectional=True, name="recurrent")(x, lengths=lengths)
         last = jnp.concatenate([h for (h,) in ends], axis=-1)
         D = self.features
         return {
@@ -50,14 +65,21 @@ class Encoder(nn.Module):
         }
 
 
-class Decoder(nn.Module):
-    """A GRU whose inputs are the last token and what attention finds in the source."""
+class AttentionDecoder(nn.Module):
+    """GRU that attends to the source in each step; its inputs are the last token and the context.
+
+    Its attributes are those of `RNNEncoder`, for the target.
+    """
 
     vocab_size: int
-    embedding: int
-    features: int
-    dropout: float
-    kernel_init: Initializer
+    embedding: int = 256
+    features: int = 512
+    dropout: float = 0.5
+    kernel_init: Initializer = _normal
+
+    def __post_init__(self) -> None:
+        check_sizes(vocab_size=self.vocab_size, embedding=self.embedding, features=self.features)
+        super().__post_init__()
 
     @nn.compact
     def __call__(
@@ -66,7 +88,7 @@ class Decoder(nn.Module):
         """Compute logits of each next token; `attention` (B, T, S) is among the intermediates."""
         D, init = self.features, self.kernel_init
         embed = nn.Embed(self.vocab_size, self.embedding, embedding_init=init, name="embedding")
-        embedded = nn.Dropout(self.dropout, deterministic=not train)(embed(target))
+        embedded = Dropout(self.dropout)(embed(target), train)
         x = Dense(3 * D, kernel_init=init, name="input")(embedded.swapaxes(0, 1))
         kernel, bias = Weights((D, 3 * D), init, nn.initializers.zeros, name="recurrent")()
         assert bias is not None
@@ -75,14 +97,14 @@ class Decoder(nn.Module):
         source = Source(memory["keys"], memory["gates"], memory["mask"], scale)
         h, weights = attentive_gru(x, kernel, bias, query, self._begin(memory, carry), source)
         if carry and not self.is_initializing():
-            self.put_variable(CARRY, "state", h[-1])
+            kept = self.get_variable(CARRY, "state").dtype
+            self.put_variable(CARRY, "state", h[-1].astype(kept))
             self.put_variable(CARRY, "started", jnp.ones(len(target), bool))
         h, weights = h.swapaxes(0, 1), weights.swapaxes(0, 1)
         self.sow("intermediates", "attention", weights)
-        found = weights.astype(h.dtype) @ memory["values"]
-        joined = jnp.concatenate([h, found, embedded], axis=-1)
-        output = Dense(self.vocab_size, kernel_init=init, name="output")
-        return output(joined).astype(jnp.float32)
+        context = weights.astype(h.dtype) @ memory["values"]
+        joined = jnp.concatenate([h, context, embedded], axis=-1)
+        return OutputDense(self.vocab_size, kernel_init=init, name="output")(joined)
 
     def _begin(self, memory: Memory, carry: bool) -> Array:
         """The encoder's state, or where the last call ended."""
@@ -94,42 +116,41 @@ class Decoder(nn.Module):
         return jnp.where(started.value[:, None], state.value.astype(first.dtype), first)
 
 
-class AttentionTranslator(nn.Module):
-    """A translator whose decoder attends to the source in each step.
-
-    Bahdanau et al. 2015, "Neural machine translation by jointly learning to align and translate",
-    in the form of bentrevett/pytorch-seq2seq, notebook 3, whose sizes are the defaults: one layer
-    of GRU on each side, no maxout, logits of [h; what attention found; the last token's embedding].
-    20,518,405 parameters for 7,853 and 5,893 words. There, half of the tokens that the decoder
-    reads in training are its own guesses, here all are true ones; and here padding is not read.
+class RNNEncoderDecoder(nn.Module):
+    """Encoder and decoder of a translator; `bahdanau` makes one.
 
     Attributes:
-        source_vocab: how many tokens there are to read; 0 is padding, at the end.
-        vocab_size: how many there are to write.
-        embedding: width of both embeddings.
-        features: width D of the states.
-        dropout: the rate on both embeddings.
-        kernel_init: of all weights; biases begin at 0.
+        encoder: reads the source: memory = encoder(source, train).
+        decoder: logits = decoder(target, memory, train, carry), of as many features.
     """
 
-    source_vocab: int
-    vocab_size: int
-    embedding: int = 256
-    features: int = 512
-    dropout: float = 0.5
-    kernel_init: Initializer = nn.initializers.normal(0.01)
+    encoder: RNNEncoder
+    decoder: AttentionDecoder
 
-    def setup(self) -> None:
-        """Make both halves."""
-        sizes = self.embedding, self.features, self.dropout, self.kernel_init
-        self.encoder = Encoder(self.source_vocab, *sizes)
-        self.decoder = Decoder(self.vocab_size, *sizes)
+    def __post_init__(self) -> None:
+        sizes = self.encoder.features, self.decoder.features
+        if sizes[0] != sizes[1]:
+            raise UserError(
+                "The decoder begins with a state computed by the encoder: both have the same "
+                f"features; got {sizes[0]} and {sizes[1]}."
+            )
+        super().__post_init__()
 
     def __call__(
         self, source: Int[Array, "B S"], target: Int[Array, "B T"], train: bool = False
     ) -> Float[Array, "B T V"]:
         """Compute the logits of each token that follows one of `target`."""
         return self.decode(target, self.encode(source, train), train)
+
+    @property
+    def source_vocab(self) -> int:
+        """The number of source tokens."""
+        return self.encoder.vocab_size
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of target tokens."""
+        return self.decoder.vocab_size
 
     @property
     def tensor_dims(self) -> Mapping[str, int]:
@@ -149,9 +170,29 @@ class AttentionTranslator(nn.Module):
         return self.decoder(target, memory, train, carry)
 
 
+def bahdanau(
+    source_vocab: int,
+    vocab_size: int,
+    embedding: int = 256,
+    features: int = 512,
+    dropout: float = 0.5,
+    kernel_init: Initializer = _normal,
+) -> RNNEncoderDecoder:
+    """GRU translator with additive attention: 20,518,405 parameters for 7,853 and 5,893 words.
+
+    Bahdanau et al. 2015, "Neural machine translation by jointly learning to align and translate",
+    in the form of bentrevett/pytorch-seq2seq, notebook 3, whose sizes are the defaults: one layer
+    of GRU on each side, no maxout, logits of [h; context; the last token's embedding]. There, half
+    of the tokens that the decoder reads in training are its own guesses, here all are true ones;
+    and here padding is not read.
+    """
+    sizes = embedding, features, dropout, kernel_init
+    return RNNEncoderDecoder(RNNEncoder(source_vocab, *sizes), AttentionDecoder(vocab_size, *sizes))
+
+
 def cross_attention(
-    model: AttentionTranslator, variables: Any, source: Int[Array, "B S"], target: Int[Array, "B T"]
+    model: RNNEncoderDecoder, variables: Any, source: Int[Array, "B S"], target: Int[Array, "B T"]
 ) -> Float[Array, "B 1 T S"]:
-    """What the decoder looks at in the source."""
-    found: Any = model.apply(variables, source, target, mutable=["intermediates"])[1]
-    return found["intermediates"]["decoder"]["attention"][0][:, None]
+    """Attention weights of each target token over the source."""
+    kept: Any = model.apply(variables, source, target, mutable=["intermediates"])[1]
+    return kept["intermediates"]["decoder"]["attention"][0][:, None]
