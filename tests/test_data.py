@@ -219,7 +219,7 @@ RAGGED = [{"x": np.zeros(2)}, {"x": np.zeros(3)}]
         (lambda: in_memory().batches(B)[-1], "numbered from 0"),
         (lambda: in_memory().batches(B).read(0, np.array([B])), r"Rows must be in 0\.\.15"),
         (lambda: in_memory().batches(B, skip=[SIZE]), "Cannot skip example 50"),
-        (lambda: in_memory().batches(B, skip=np.zeros(SIZE, bool)), "not by bool"),
+        (lambda: in_memory().batches(B, skip=np.zeros(SIZE, bool)), "not as bool"),
         (lambda: in_memory().batches(B, skip=range(SIZE)), "has no examples"),
         (lambda: data.split(arrays(), num_classes=10, class_names=("a",)), "1 class names for 10"),
     ],

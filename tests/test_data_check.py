@@ -44,7 +44,7 @@ def test_findings_in_arrays_and_items(make):
     assert report.labels == {5: "3", 6: "-1"}
     assert report.overlap == {9: 4}
     assert report.bad.tolist() == [3, 4, 5, 6, 7, 9, 11]
-    assert "2 equal to an earlier one: 7 (2), 11 (2)" in str(report)
+    assert "2 duplicates of an earlier one: 7 (2), 11 (2)" in str(report)
     assert "1 also in other: 9 (4)" in str(report)
 
 
@@ -64,7 +64,7 @@ def test_unreadable_and_odd_items():
         "image: float64, shape (4, 5, 1) instead of image: float64, shape (4, 4, 1)"
     )
     assert report.bad.tolist() == [1, 4, 6, 8, 9]
-    assert str(report).startswith("mine/train: 12 examples, 5 bad\n  2 cannot be read: 1 (")
+    assert str(report).startswith("mine/train: 12 examples, 5 bad\n  2 unreadable: 1 (")
     # What was found is what training leaves out.
     list(split.batches(4, skip=report.bad).iterate(0, 10))
     rest = split.without(report.bad)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxmodels import data
 from jaxmodels.data import image
 from jaxmodels.errors import UserError
 
@@ -81,7 +82,7 @@ def test_cutout_clears_a_square_cut_at_the_borders():
         assert len(columns) == 4 or {0, W - 1} & set(columns)
 
 
-def test_unit_scale_and_normalize():
+def test_to_float_rescale_and_normalize():
     pixels = jnp.array([0, 51, 255], jnp.uint8).reshape(1, 1, 1, 3)
     made = image.to_float({"image": pixels})["image"]
     np.testing.assert_allclose(made.ravel(), [0, 0.2, 1], rtol=1e-6)
@@ -92,7 +93,21 @@ def test_unit_scale_and_normalize():
     np.testing.assert_allclose(made.ravel(), [0, 0, 2], atol=1e-6)
 
 
-def test_fit_resizes_and_repeats_grey():
+@pytest.mark.parametrize(("dtype", "largest"), [(np.uint8, 255), (np.uint16, 65_535)])
+def test_images_of_8_and_16_bits_become_floats_in_0_to_1(dtype, largest):
+    pixels = np.array([[0, largest // 5, largest]], dtype).reshape(1, 1, 3, 1)
+    split = data.split({"image": pixels}, "deep")
+    found = np.asarray(split.preprocess(split.padded(1)[0])["image"])
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found.ravel(), [0, 0.2, 1], rtol=1e-6)
+
+
+def test_rescale_divides_16_bit_images_by_the_given_value():
+    batch = {"image": np.array([[0, 4095]], np.uint16).reshape(1, 1, 2, 1)}
+    np.testing.assert_array_equal(image.rescale(4095)(batch)["image"].ravel(), [0, 1])
+
+
+def test_resize_resizes_and_repeats_grey():
     ramp = jnp.broadcast_to(jnp.arange(4.0).reshape(1, 1, 4, 1), (2, 4, 4, 1))
     made = image.resize((8, 8, 3))({"image": ramp})["image"]
     assert made.shape == (2, 8, 8, 3)
@@ -103,7 +118,7 @@ def test_fit_resizes_and_repeats_grey():
 
 
 def test_mistakes_are_told():
-    with pytest.raises(UserError, match="3 channels do not fit the shape"):
+    with pytest.raises(UserError, match="3 channels cannot be resized to"):
         image.resize((8, 8, 1))(batch())
     with pytest.raises(UserError, match="2 means and 1 deviations; the images have 3"):
         image.normalize((0.1, 0.2), (1.0,))(batch())

@@ -164,7 +164,7 @@ def test_copies_can_be_turned_off(folder, kept, monkeypatch):
 
 def test_where_no_copy_can_be_kept_the_data_are_still_there(folder, kept):
     kept.write_text("a file, no folder")
-    with pytest.warns(UserWarning, match="cannot be kept"):
+    with pytest.warns(UserWarning, match="cannot be cached"):
         assert ids(data.load("tiny", folder)["train"]) == list(range(40))
 
 
@@ -217,7 +217,9 @@ def test_strange_names_are_refused(tiny, name):
 def test_a_configuration_must_be_named(folder):
     shutil.move(folder / "tiny" / "1.0.0", folder / "tiny" / "big" / "1.0.0")
     assert len(data.load("tiny/big", folder)["test"]) == 10
-    with pytest.raises(UserError, match="tiny has configurations; prepared are: tiny/big"):
+    with pytest.raises(
+        UserError, match="tiny has configurations; choose one that is prepared: tiny/big"
+    ):
         data.load("tiny", folder)
 
 

@@ -1,10 +1,10 @@
-"""Data whose batch n is a pure function of (source, seed, n).
+"""Datasets, preprocessing, augmentation and batches; batch n is a pure function of (seed, n).
 
     cifar = data.load("cifar10")
     train = cifar["train"].batches(128, transform=image.compose(image.random_crop(4), ...))
     train[1_000]                 # the thousandth batch, today, after a restart, on any host
 
-There is no pipeline state: nothing to save, to seek or to lose when a run stops.
+The pipeline has no state: nothing to save, to seek, or to lose when a run stops.
 """
 
 from jaxmodels.data import image, synthetic, text

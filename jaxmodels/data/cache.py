@@ -1,7 +1,7 @@
-"""Decoded splits, kept as .npy files and memory-mapped, so that images are decoded only once.
+"""Disk cache of decoded datasets: memory-mapped .npy files, so that images are decoded only once.
 
-They lie in the user's cache folder (`JAXMODELS_CACHE` names another, `off` turns it off), may be
-deleted at any time, and are never trusted: each file is held against its checksum when opened.
+It is in the user's cache folder (`JAXMODELS_CACHE` names another, `off` turns it off) and may be
+deleted at any time. Each file's checksum is verified when it is opened.
 """
 
 import contextlib
@@ -21,27 +21,33 @@ import numpy as np
 
 from jaxmodels.data.sources import ArraySource
 
-# In every key: to be raised when the files' meaning changes.
+# In every path; to be raised when the format changes.
 FORMAT = 1
 DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """A split in the cache: its full name, the dataset's key with its fingerprint, the split."""
+    """Identifies a cached split.
+
+    Attributes:
+        name: of dataset and split, for messages.
+        dataset: the dataset's key and fingerprint, a folder name.
+        split: the split's name, a folder name.
+    """
 
     name: str
     dataset: str
     split: str
 
     def path(self) -> Path | None:
-        """Its folder, or None where the cache is turned off."""
+        """The entry's folder; None if the cache is turned off."""
         parent = cache_dir()
         return parent and parent / f"data-{FORMAT}" / self.dataset / self.split
 
 
 def cache_dir() -> Path | None:
-    """The folder that caches may use, or None where they are turned off."""
+    """The folder for caches of jaxmodels; None if they are turned off."""
     chosen = os.environ.get("JAXMODELS_CACHE")
     if chosen:
         return None if chosen == "off" else Path(chosen).expanduser()
@@ -52,25 +58,27 @@ def cache_dir() -> Path | None:
 
 
 def fingerprint(files: Sequence[Path]) -> str:
-    """Sixteen letters that change when a file is added, removed, resized or written again."""
+    """A hash of the files' names, sizes and modification times, 16 hexadecimal digits."""
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     return hashlib.sha256(repr(stats).encode()).hexdigest()[:16]
 
 
 def read_cached(entry: CacheEntry) -> ArraySource | None:
-    """The decoded split, or None if there is none, or a damaged one (with a warning)."""
+    """The cached split; None if there is none, or if it is damaged (with a warning)."""
     path = entry.path()
     if path is None or not path.is_dir():
         return None
     try:
         return _read(path, entry.name)
     except DAMAGE as error:
-        warnings.warn(f"The decoded copy {path} is damaged: {error}. Made anew.", stacklevel=2)
+        warnings.warn(
+            f"The cached split {path} is damaged and will be decoded again: {error}", stacklevel=2
+        )
         return None
 
 
 def write_cached(entry: CacheEntry, decoded: ArraySource) -> ArraySource:
-    """Keep a decoded split; returns it memory-mapped, or as it came where it cannot be kept."""
+    """Write a decoded split to the cache; returns it memory-mapped, or unchanged if that fails."""
     path = entry.path()
     if path is None:
         return decoded
@@ -81,8 +89,8 @@ def write_cached(entry: CacheEntry, decoded: ArraySource) -> ArraySource:
             _publish(scratch, path, entry.name)
     except OSError as error:
         warnings.warn(
-            f"{entry.name} is decoded, but cannot be kept in {path} ({error}); the next start will "
-            f"decode it again. `JAXMODELS_CACHE` names another folder.",
+            f"{entry.name} cannot be cached in {path} ({error}); the next start will decode it "
+            f"again. Set `JAXMODELS_CACHE` to another folder.",
             stacklevel=2,
         )
         return decoded
@@ -96,15 +104,15 @@ def _read(path: Path, name: str) -> ArraySource:
 
 
 def _open(path: Path, checksum: int) -> np.ndarray:
-    found = _checksum(path)
-    if found != checksum:
-        raise ValueError(f"{path.name} has the checksum {found}; it was written with {checksum}")
+    actual = _checksum(path)
+    if actual != checksum:
+        raise ValueError(f"{path.name} has the checksum {actual}; it was written with {checksum}")
     # A plain view: indexing a numpy.memmap costs more than indexing an array.
     return np.load(path, mmap_mode="r").view(np.ndarray)
 
 
 def _checksum(path: Path) -> int:
-    # Of all bytes: 20 ms for MNIST's 47 MB, which training would read anyway.
+    # 20 ms for MNIST's 47 MB, which training reads anyway.
     return zlib.crc32(np.memmap(path, np.uint8, "r").data)
 
 
@@ -128,7 +136,7 @@ def _write(folder: Path, decoded: ArraySource) -> None:
 
 
 def _publish(scratch: Path, path: Path, name: str) -> None:
-    """Move a finished folder to its place, unless another process put a good one there first."""
+    """Rename a finished folder to `path`, unless another process has written a good one there."""
     try:
         scratch.rename(path)
     except OSError:

@@ -1,4 +1,4 @@
-"""Find bad examples before training does."""
+"""Data validation: unreadable, malformed, non-finite, mislabelled, duplicate, leaked examples."""
 
 import hashlib
 from collections import Counter
@@ -13,16 +13,16 @@ from jaxmodels.data.progress_bar import track
 from jaxmodels.data.sources import DataError, is_numeric
 from jaxmodels.data.split import Split
 
-Form = tuple[tuple[str, str, tuple[int, ...]], ...]
-"""Name, type and shape of each field."""
+Signature = tuple[tuple[str, str, tuple[int, ...]], ...]
+"""Name, dtype and shape of each field of an example."""
 
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What `check` found, by the examples' indices in the source; `str(report)` is readable.
+    """Result of `check`; `str(report)` is a summary.
 
-    `duplicates` maps an index to the first example with the same inputs, `overlap` to the one in
-    the split `against`; the others map an index to what is wrong with it.
+    Keys are indices of examples in the source. `duplicates` maps to the first example with the same
+    inputs, `overlap` to the example of the split `against`; all others map to what is wrong.
     """
 
     name: str
@@ -37,15 +37,14 @@ class CheckReport:
 
     @property
     def bad(self) -> np.ndarray:
-        """The indices to leave out, sorted: all that was found; of equal examples the first stays.
+        """Sorted indices of all bad examples, for `batches(skip=...)`; the first duplicate is kept.
 
-        An example that also stands in the other split is bad here: so check the training split
-        against the test split, and the test split stays what others report on.
+        Examples that are also in the split `against` are bad: check the training split against the
+        test split, so that the test split remains what others report on.
         """
         return np.array(sorted(set().union(*self._kinds().values())), dtype=np.int64)
 
     def __str__(self) -> str:
-        """A line for each kind of finding, with the first few examples."""
         lines = [f"{self.name}: {self.examples:,} examples, {len(self.bad):,} bad"]
         for title, found in self._kinds().items():
             shown = [f"{index} ({what})" for index, what in list(found.items())[:3]]
@@ -56,11 +55,11 @@ class CheckReport:
 
     def _kinds(self) -> dict[str, Mapping[int, object]]:
         return {
-            "cannot be read": self.unreadable,
-            "of another shape or type": self.shapes,
+            "unreadable": self.unreadable,
+            "with another shape or dtype": self.shapes,
             "with NaN or infinite numbers": self.not_finite,
             "with a wrong label": self.labels,
-            "equal to an earlier one": self.duplicates,
+            "duplicates of an earlier one": self.duplicates,
             f"also in {self.against}": self.overlap,
         }
 
@@ -71,39 +70,39 @@ def check(
     against: Any = None,
     name: str = "data",
 ) -> CheckReport:
-    """Go through all examples and report the bad ones; with `against`, also those it shares.
+    """Check all examples of a dataset and report the bad ones.
 
-    Both are a `Split`, or anything that `data.split` takes; `name` and `num_classes` are for the
-    latter. Bad is an example that
+    `source` and `against` are a `Split`, or anything that `data.split` takes, with `name` and
+    `num_classes`. An example is bad if it
 
     - cannot be read;
-    - differs in fields, types or shapes from most others (sizes count only where more than half
-      of the examples agree, ranks always);
+    - has other fields, dtypes or shapes than most examples (sizes count only if more than half of
+      the examples agree, ranks always);
     - has NaN or infinite numbers;
-    - has a label that is no integer in 0..num_classes-1;
-    - has the inputs of an earlier example, or of one in `against`. Inputs are the arrays that have
-      an axis, else the texts, else all fields: so a label or an id is usually no part of them.
+    - has a label that is not an integer in 0..num_classes-1;
+    - has the same inputs as an earlier example, or as one in `against` (leakage). Inputs are the
+      arrays with at least one axis, else the texts, else all fields, so usually not label and id.
     """
     split = _as_split(source, num_classes, name)
-    facts, unreadable = _gather(split)
+    facts, unreadable = _examine(split)
     report = CheckReport(
         name=split.name,
         examples=len(split),
         unreadable=unreadable,
-        shapes=_odd_ones({index: fact.form for index, fact in facts.items()}),
+        shapes=_shape_outliers({index: fact.signature for index, fact in facts.items()}),
         not_finite={index: fact.not_finite for index, fact in facts.items() if fact.not_finite},
         labels={index: fact.label for index, fact in facts.items() if fact.label},
-        duplicates=_repeated(facts),
+        duplicates=_duplicates(facts),
     )
-    return (
-        report if against is None else _compared(report, facts, _as_split(against, None, "other"))
-    )
+    if against is None:
+        return report
+    return _with_overlap(report, facts, _as_split(against, None, "other"))
 
 
 class ExampleChecks(NamedTuple):
-    """What one example shows by itself; the two texts are empty where all is well."""
+    """Checks of one example: signature, hash of inputs, and what is wrong ("" if nothing is)."""
 
-    form: Form
+    signature: Signature
     digest: bytes
     not_finite: str
     label: str
@@ -113,7 +112,7 @@ def _as_split(source: Any, num_classes: int | None, name: str) -> Split:
     return source if isinstance(source, Split) else Split(as_source(source, name), num_classes)
 
 
-def _gather(split: Split) -> tuple[dict[int, ExampleChecks], dict[int, str]]:
+def _examine(split: Split) -> tuple[dict[int, ExampleChecks], dict[int, str]]:
     facts, unreadable = {}, {}
     indices = split.indices(np.arange(len(split))).tolist()
     for index in track(((1, index) for index in indices), len(split), f"Checking {split.name}"):
@@ -123,7 +122,7 @@ def _gather(split: Split) -> tuple[dict[int, ExampleChecks], dict[int, str]]:
             unreadable[index] = error.reason
         else:
             facts[index] = ExampleChecks(
-                _form(fields),
+                _signature(fields),
                 _digest(fields),
                 _not_finite(fields),
                 _wrong_label(fields, split.num_classes),
@@ -131,7 +130,7 @@ def _gather(split: Split) -> tuple[dict[int, ExampleChecks], dict[int, str]]:
     return facts, unreadable
 
 
-def _form(fields: Mapping[str, np.ndarray]) -> Form:
+def _signature(fields: Mapping[str, np.ndarray]) -> Signature:
     def kind(value: np.ndarray) -> str:
         return "text" if value.dtype.kind in "SUO" else value.dtype.name
 
@@ -161,38 +160,41 @@ def _wrong_label(fields: Mapping[str, np.ndarray], classes: int | None) -> str:
     return "" if right else str(label)
 
 
-def _odd_ones(forms: Mapping[int, Form]) -> dict[int, str]:
-    """The examples whose form is not that of most others, and how it differs."""
-    expected, count = _commonest(forms)
+def _shape_outliers(forms: Mapping[int, Signature]) -> dict[int, str]:
+    """The examples whose signature is not the most common one, and how it differs."""
+    expected, count = _most_common(forms)
     if 2 * count <= len(forms):  # sizes vary, as lengths of texts and sounds do: compare ranks
         ranks = {index: tuple((k, t, (len(s),)) for k, t, s in f) for index, f in forms.items()}
-        return _odd_ones_of(ranks, _commonest(ranks)[0], "rank")
-    return _odd_ones_of(forms, expected, "shape")
+        return _outliers(ranks, _most_common(ranks)[0], "rank")
+    return _outliers(forms, expected, "shape")
 
 
-def _commonest(forms: Mapping[int, Form]) -> tuple[Form, int]:
+def _most_common(forms: Mapping[int, Signature]) -> tuple[Signature, int]:
     common = Counter(forms.values()).most_common(1)
     return common[0] if common else ((), 0)
 
 
-def _odd_ones_of(forms: Mapping[int, Form], expected: Form, size: str) -> dict[int, str]:
-    def told(form: Form, other: Form) -> str:
+def _outliers(forms: Mapping[int, Signature], expected: Signature, size: str) -> dict[int, str]:
+    def describe(form: Signature, other: Signature) -> str:
         return ", ".join(f"{k}: {t}, {size} {s}" for k, t, s in form if (k, t, s) not in other)
 
     return {
-        index: f"{told(form, expected) or 'nothing'} instead of {told(expected, form) or 'nothing'}"
+        index: f"{describe(form, expected) or 'nothing'} instead of "
+        f"{describe(expected, form) or 'nothing'}"
         for index, form in forms.items()
         if form != expected
     }
 
 
-def _repeated(facts: Mapping[int, ExampleChecks]) -> dict[int, int]:
+def _duplicates(facts: Mapping[int, ExampleChecks]) -> dict[int, int]:
     first: dict[bytes, int] = {}
     firsts = {index: first.setdefault(fact.digest, index) for index, fact in facts.items()}
     return {index: other for index, other in firsts.items() if other != index}
 
 
-def _compared(report: CheckReport, facts: Mapping[int, ExampleChecks], other: Split) -> CheckReport:
-    there = {fact.digest: index for index, fact in reversed(_gather(other)[0].items())}
-    shared = {i: there[fact.digest] for i, fact in facts.items() if fact.digest in there}
+def _with_overlap(
+    report: CheckReport, facts: Mapping[int, ExampleChecks], other: Split
+) -> CheckReport:
+    indices = {fact.digest: index for index, fact in reversed(_examine(other)[0].items())}
+    shared = {i: indices[fact.digest] for i, fact in facts.items() if fact.digest in indices}
     return replace(report, overlap=shared, against=other.name)

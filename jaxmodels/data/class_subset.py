@@ -1,4 +1,4 @@
-"""Examples of some classes only, relabelled from 0 on."""
+"""A subset of a dataset's classes, relabelled from 0."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,10 +12,10 @@ from jaxmodels.errors import UserError
 
 
 def class_subset(split: Split, classes: Sequence[int]) -> Split:
-    """The examples of these classes; the n-th of `classes` becomes label n.
+    """The examples of some classes only; the n-th of `classes` becomes label n.
 
-    Reads the labels of all examples once. Raises `UserError` for a split without classes, for a
-    class that it does not have, and for one that is named twice.
+    Reads all labels once. Raises `UserError` for a split without classes, and for a class that is
+    out of range or repeated.
     """
     if split.num_classes is None:
         raise UserError(f"{split.name} has no classes: its examples are not labelled.")

@@ -1,4 +1,4 @@
-"""Datasets by name, from arrays, or from an object of one's own."""
+"""Load a dataset by name (TFDS), from arrays, or from any indexable object."""
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,14 +18,14 @@ from jaxmodels.typing import Batch
 
 
 class MissingSplitError(UserError, KeyError):
-    """A split that the dataset does not have."""
+    """The dataset has no split of this name."""
 
     __str__ = Exception.__str__
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset(Mapping[str, Split]):
-    """Splits by name; each is opened when it is first asked for."""
+    """A dataset: a mapping from names to splits, each of which is opened on first access."""
 
     name: str
     openers: Mapping[str, Callable[[], Split]]
@@ -44,13 +44,13 @@ class Dataset(Mapping[str, Split]):
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are; raises `UserError` where the examples have none."""
+        """The number of classes; raises `UserError` for a dataset without labels."""
         if self.classes is None:
-            raise UserError(f"{self.name} has no classes: its examples are not labelled.")
+            raise UserError(f"{self.name} has no classes: its examples have no labels.")
         return self.classes
 
     def map(self, function: Callable[[Batch], Batch]) -> "Dataset":
-        """The dataset with `function` after the other preprocessing of each split."""
+        """The dataset with `function` added to the preprocessing of each split."""
 
         def opener(key: str) -> Split:
             return self[key].map(function)
@@ -70,15 +70,12 @@ class Dataset(Mapping[str, Split]):
         return replace(self, openers=openers, classes=count, class_names=names, _opened={})
 
     def __contains__(self, key: object) -> bool:
-        """Whether there is such a split, without opening it."""
         return key in self.openers
 
     def __iter__(self) -> Iterator[str]:
-        """The names of the splits."""
         return iter(self.openers)
 
     def __len__(self) -> int:
-        """How many splits there are."""
         return len(self.openers)
 
 
@@ -87,11 +84,11 @@ def load(
     data_dir: str | Path | None = None,
     image_shape: tuple[int, int, int] | None = None,
 ) -> Dataset:
-    """The embedded `digits`, or a dataset that TFDS prepared as ArrayRecord, by its TFDS name.
+    """Load a dataset by name: the embedded `digits`, or one that TFDS has prepared as ArrayRecord.
 
-    `data_dir` is TFDS's folder: without it `TFDS_DATA_DIR`, or `~/tensorflow_datasets`.
-    `image_shape`, (H, W, C), fits images of another size (`image.resize`) in the preprocessing.
-    Raises `UserError` for a dataset that is unknown, or not prepared.
+    `data_dir` is TFDS's folder, by default `TFDS_DATA_DIR`, else `~/tensorflow_datasets`.
+    `image_shape`, (H, W, C): resize images (`image.resize`). Raises `UserError` for a dataset that
+    is unknown or not prepared.
     """
     if name == "digits":
         parts = digits()
@@ -111,10 +108,10 @@ def from_arrays(
     class_names: tuple[str, ...] | None = None,
     **splits: Mapping[str, Any],
 ) -> Dataset:
-    """A dataset of arrays: `from_arrays(train={"image": x, "label": y}, test=...)`.
+    """A dataset from arrays: `from_arrays(train={"image": x, "label": y}, test=...)`.
 
-    Images are (B, H, W, C), labels integers (B,). Without `num_classes` it is the largest label of
-    the first split, plus one. Raises `UserError` for arrays of unequal length, for an empty split,
+    Images are (B, H, W, C), labels integers (B,). `num_classes` defaults to the largest label of
+    the first split plus one. Raises `UserError` for arrays of different length, for an empty split,
     and for a label out of range.
     """
     if not splits:
@@ -133,7 +130,7 @@ def split(
     num_classes: int | None = None,
     class_names: tuple[str, ...] | None = None,
 ) -> Split:
-    """A split of one's own: a dict of arrays, or any object with `__len__` and `__getitem__`.
+    """A split from a dict of arrays, or from any object with `__len__` and `__getitem__`.
 
     An item is a dict of arrays or numbers, such as `{"image": (H, W, C), "label": int}`. Arrays are
     checked here, items when they are read.
@@ -150,20 +147,20 @@ def split(
 
 
 def as_source(source: Any, name: str) -> Source:
-    """Give a dict of arrays, or an object with items, the interface of a source."""
+    """The `Source` of a dict of arrays, or of an object with `__len__` and `__getitem__`."""
     if isinstance(source, Mapping):
         return ArraySource(name, {key: np.asarray(value) for key, value in source.items()})
     if not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
         raise UserError(
-            f"An object of type {type(source).__name__} is no source of examples: it needs "
-            f"`__len__` and `__getitem__`, which returns a dict of arrays or numbers."
+            f"A {type(source).__name__} cannot be a source of examples: it needs `__len__` and "
+            f"`__getitem__`, which returns a dict of arrays or numbers."
         )
     return RecordSource(name, source)
 
 
 def _load_tfds(name: str, found: tfds.PreparedDataset) -> Dataset:
     names = _names(found.class_names, found.num_classes)
-    functions = (image.rescale(found.max_pixel_value),)
+    functions = (_to_float(name),)
 
     def opener(key: str) -> Split:
         return Split(tfds.open_split(found, key), found.num_classes, names, functions)
@@ -174,14 +171,18 @@ def _load_tfds(name: str, found: tfds.PreparedDataset) -> Dataset:
 
 def _placeholder_dataset(name: str, image_shape: tuple[int, int, int] | None) -> Dataset:
     examples, classes = placeholders.image_examples(name, image_shape)
-    largest = tfds.max_pixel_value(name)
 
     def opener(key: str) -> Split:
         source = RecordSource(f"{name}/{key}", examples)
-        return Split(source, classes, _names(None, classes), (image.rescale(largest),))
+        return Split(source, classes, _names(None, classes), (_to_float(name),))
 
     splits = "train", "validation", "test"
     return Dataset(name, {key: functools.partial(opener, key) for key in splits}, classes)
+
+
+def _to_float(name: str) -> Callable[[Batch], Batch]:
+    max_value = tfds.max_pixel_value(name)
+    return image.to_float if max_value is None else image.rescale(max_value)
 
 
 def _names(names: tuple[str, ...] | None, classes: int | None) -> tuple[str, ...] | None:

@@ -1,4 +1,4 @@
-"""The 1,797 handwritten digits that come with scikit-learn: real images without a download."""
+"""scikit-learn's handwritten digits: 1,797 images of 8x8, without a download."""
 
 import importlib.util
 from pathlib import Path
@@ -9,12 +9,11 @@ from jaxmodels.errors import UserError
 
 
 def digits() -> dict[str, dict[str, np.ndarray]]:
-    """`train` (1,437) and `test` (360) of 8x8 grey images, bytes, and their labels.
+    """`train` (1,437) and `test` (360) examples: uint8 images of 8x8x1, and labels.
 
     Alpaydin and Kaynak, 1998, "Optical recognition of handwritten digits" (UCI), the test part.
-    A pixel counts inked dots, v in 0..16, here round(v * 255 / 16), from which v is recovered by
-    round(p * 16 / 255). The test part is fixed and stratified: of the examples sorted by class
-    (and in the file's order within one), every fifth, from the first on.
+    Pixels are counts v of ink in 0..16, stored as round(v * 255 / 16); round(p * 16 / 255) recovers
+    v. The test split is fixed and stratified: every fifth example, sorted by class.
     """
     table = np.loadtxt(_file(), delimiter=",", dtype=np.uint8)
     ink, labels = table[:, :-1].reshape(-1, 8, 8, 1), table[:, -1].astype(np.int32)

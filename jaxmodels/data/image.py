@@ -21,23 +21,32 @@ Transform = Callable[[Key, Batch], Batch]
 
 
 def to_float(batch: Batch) -> Batch:
-    """`image` of bytes 0..255 to float32 in [0, 1]; other types, and other fields, stay."""
-    return rescale(255)(batch)
+    """Convert `image` from uint8 or uint16 to float32 in [0, 1]; other dtypes are not changed.
+
+    It is divided by the largest value of its dtype, 255 or 65,535, as torchvision and TensorFlow
+    do. For images with fewer bits, such as 12 in uint16, use `rescale`.
+    """
+    if _is_integer_image(batch):
+        return rescale(jnp.iinfo(batch["image"].dtype).max)(batch)
+    return batch
 
 
-def rescale(largest: int) -> Callable[[Batch], Batch]:
-    """`image` of bytes 0..largest to float32 in [0, 1]; other types, and other fields, stay."""
+def rescale(max_value: int) -> Callable[[Batch], Batch]:
+    """Convert `image` from uint8 or uint16 to float32, divided by `max_value`.
+
+    Images of other dtypes are not changed.
+    """
 
     def apply(batch: Batch) -> Batch:
-        if "image" not in batch or batch["image"].dtype != jnp.uint8:
+        if not _is_integer_image(batch):
             return batch
-        return _with_image(batch, jnp.asarray(batch["image"], jnp.float32) / largest)
+        return _with_image(batch, jnp.asarray(batch["image"], jnp.float32) / max_value)
 
     return apply
 
 
 def normalize(mean: Sequence[float], std: Sequence[float]) -> Callable[[Batch], Batch]:
-    """(image - mean) / std, channel by channel, in the units of images in [0, 1]."""
+    """Standardize: (image - mean) / std for each channel, of images in [0, 1]."""
     # numpy: a jax array would start the devices, perhaps before the hosts have met.
     shift, spread = np.asarray(mean, np.float32), np.asarray(std, np.float32)
 
@@ -56,9 +65,9 @@ def normalize(mean: Sequence[float], std: Sequence[float]) -> Callable[[Batch], 
 
 
 def resize(shape: tuple[int, int, int]) -> Callable[[Batch], Batch]:
-    """Images of another size resized bilinearly to `shape`, (H, W, C); grey repeated into colours.
+    """Resize images to `shape`, (H, W, C), bilinearly; one channel is repeated to C channels.
 
-    Colours are not made grey: there are several ways to weigh them, and the choice is the user's.
+    Raises `UserError` for colours into grey: there are several weightings, and the user chooses.
     """
     H, W, C = shape
 
@@ -67,8 +76,8 @@ def resize(shape: tuple[int, int, int]) -> Callable[[Batch], Batch]:
         channels = image.shape[-1]
         if channels not in (1, C):
             raise UserError(
-                f"Images with {channels} channels do not fit the shape {shape}: only grey images "
-                f"(1 channel) are repeated. To weigh colours into grey, use `split.map`."
+                f"Images with {channels} channels cannot be resized to {shape}: only grey images "
+                f"(1 channel) are repeated. To convert colours to grey, use `split.map`."
             )
         resized = jax.image.resize(image, (len(image), H, W, channels), "linear")
         return _with_image(batch, jnp.broadcast_to(resized, (len(image), H, W, C)))
@@ -77,7 +86,7 @@ def resize(shape: tuple[int, int, int]) -> Callable[[Batch], Batch]:
 
 
 def random_crop(padding: int) -> Transform:
-    """Pad with zeros on all four sides, then cut the original size out at a random place.
+    """Random crop: pad with zeros on all four sides, then crop the original size.
 
     He et al., 2015, "Deep residual learning for image recognition", section 4.2, with padding 4.
     """
@@ -99,14 +108,14 @@ def random_crop(padding: int) -> Transform:
 
 
 def random_flip(key: Key, batch: Batch) -> Batch:
-    """Mirror each image from left to right with probability 1/2."""
+    """Random horizontal flip, with probability 1/2."""
     image = batch["image"]
     flip = jax.random.bernoulli(key, shape=(len(image), 1, 1, 1))
     return _with_image(batch, jnp.where(flip, image[:, :, ::-1], image))
 
 
 def cutout(size: int) -> Transform:
-    """Set to zero a square of `size` pixels around a random pixel, cut off at the borders.
+    """Cutout (random erasing): set a square of side `size` around a random pixel to zero.
 
     DeVries and Taylor, 2017, "Improved regularization of convolutional neural networks with
     cutout", section 3; 16 for CIFAR-10.
@@ -119,8 +128,8 @@ def cutout(size: int) -> Transform:
         first = centre - size // 2
 
         def inside(length: int, start: Array) -> Array:
-            place = jnp.arange(length)[None, :] - start[:, None]
-            return (place >= 0) & (place < size)  # (B, length)
+            offset = jnp.arange(length)[None, :] - start[:, None]
+            return (offset >= 0) & (offset < size)  # (B, length)
 
         hole = inside(H, first[:, 0])[:, :, None] & inside(W, first[:, 1])[:, None, :]
         return _with_image(batch, jnp.where(hole[..., None], 0, image))
@@ -129,7 +138,7 @@ def cutout(size: int) -> Transform:
 
 
 def compose(*transforms: Transform) -> Transform:
-    """One transform after the other, each with a key of its own."""
+    """Compose random transforms; each gets its own key."""
 
     def apply(key: Key, batch: Batch) -> Batch:
         for n, transform in enumerate(transforms):
@@ -137,6 +146,10 @@ def compose(*transforms: Transform) -> Transform:
         return batch
 
     return apply
+
+
+def _is_integer_image(batch: Batch) -> bool:
+    return "image" in batch and batch["image"].dtype in (jnp.uint8, jnp.uint16)
 
 
 def _with_image(batch: Batch, image: Array) -> Batch:

@@ -1,4 +1,4 @@
-"""A progress bar on a terminal, one line in a log."""
+"""A progress bar on a terminal, or one line in a log."""
 
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -7,7 +7,7 @@ T = TypeVar("T")
 
 
 def track(pieces: Iterable[tuple[int, T]], total: int, title: str) -> Iterator[T]:
-    """Yield the pieces, of which each says how many of the `total` examples it is."""
+    """Yield the values of (count, value) pairs, and show progress towards `total` examples."""
     # Imported here: most runs show no bar of this kind.
     from rich.console import Console
     from rich.progress import (

@@ -1,4 +1,4 @@
-"""Where examples come from: arrays in memory, or items that are read one by one."""
+"""Data sources with random access: arrays in memory, or records read one by one."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +13,6 @@ Example = Mapping[str, Any]
 NumpyBatch = dict[str, np.ndarray]
 """Examples stacked on the host: arrays (B, ...) by field name."""
 
-# What a device holds: booleans, integers, floats (also bfloat16, whose kind is V), complex.
 _32_BIT_TYPES = {
     "int64": np.int32,
     "uint64": np.uint32,
@@ -23,10 +22,9 @@ _32_BIT_TYPES = {
 
 
 class DataError(UserError):
-    """An example that cannot be used; says which one: `source`, `split`, `index`, `reason`."""
+    """An example cannot be used; has attributes `source`, `split`, `index` and `reason`."""
 
     def __init__(self, name: str, index: int, reason: str):
-        """Take the split's full name, the example's index in its source, and what is wrong."""
         source, slash, split = name.rpartition("/")
         self.source, self.split = (source, split) if slash else (name, "")
         self.index = index
@@ -40,20 +38,16 @@ class DataError(UserError):
 
 @runtime_checkable
 class RandomAccess(Protocol):
-    """Anything with a length whose items are examples: dicts of arrays or numbers."""
+    """An object with `__len__` and `__getitem__` whose items are examples, as in Grain."""
 
-    def __len__(self) -> int:
-        """How many examples there are."""
-        ...
+    def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int, /) -> Example:
-        """The example at an index."""
-        ...
+    def __getitem__(self, index: int, /) -> Example: ...
 
 
 @runtime_checkable
 class Source(Protocol):
-    """What a split reads from."""
+    """What a `Split` reads from."""
 
     @property
     def name(self) -> str:
@@ -62,24 +56,22 @@ class Source(Protocol):
 
     in_memory: ClassVar[bool]
 
-    def __len__(self) -> int:
-        """How many examples there are."""
-        ...
+    def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Example:
-        """The example as it is stored; raises `DataError` when it cannot be read."""
+        """The example as stored; raises `DataError` if it cannot be read."""
         ...
 
     def read(self, indices: np.ndarray) -> NumpyBatch:
-        """Several examples, stacked: the numeric fields, in 32 bits where they have 64."""
+        """Several examples, stacked: numeric fields only, 64-bit numbers in 32 bits."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class ArraySource:
-    """Examples held in memory or memory-mapped, gathered in one vectorised read.
+    """Examples in arrays, in memory or memory-mapped.
 
-    `broken` says of examples which could not be decoded what is wrong with them.
+    `broken` maps the index of an example that could not be decoded to the reason.
     """
 
     name: str
@@ -88,7 +80,6 @@ class ArraySource:
     in_memory: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Check that the arrays are there, and equally long."""
         lengths = {key: len(a) if np.ndim(a) else None for key, a in self.arrays.items()}
         if not lengths or None in lengths.values() or len(set(lengths.values())) > 1:
             raise UserError(
@@ -97,21 +88,18 @@ class ArraySource:
             )
 
     def __len__(self) -> int:
-        """The length of the first axis."""
         return len(next(iter(self.arrays.values())))
 
     def __getitem__(self, index: int) -> Example:
-        """One row of each array."""
-        self._refuse_broken(np.array([index]))
+        self._check_not_broken(np.array([index]))
         return {key: array[index] for key, array in self.arrays.items()}
 
     def read(self, indices: np.ndarray) -> NumpyBatch:
-        """One gather for each array."""
-        self._refuse_broken(indices)
+        self._check_not_broken(indices)
         fields = {key: a[indices] for key, a in self.arrays.items() if is_numeric(a.dtype)}
         return {key: to_32_bits(value, key, self.name) for key, value in fields.items()}
 
-    def _refuse_broken(self, indices: np.ndarray) -> None:
+    def _check_not_broken(self, indices: np.ndarray) -> None:
         for index in self.broken and indices.tolist():
             if index in self.broken:
                 raise DataError(self.name, index, self.broken[index])
@@ -119,9 +107,9 @@ class ArraySource:
 
 @dataclass(frozen=True, eq=False)
 class RecordSource:
-    """Examples read one by one from any object with `__len__` and `__getitem__`.
+    """Examples read one by one from an object with `__len__` and `__getitem__`.
 
-    Where it also has `__getitems__(indices)`, as TFDS sources do, a batch is one such call.
+    If it also has `__getitems__(indices)`, as TFDS sources have, a batch is one such call.
     """
 
     name: str
@@ -129,11 +117,9 @@ class RecordSource:
     in_memory: ClassVar[bool] = False
 
     def __len__(self) -> int:
-        """The length of the object."""
         return len(self.items)
 
     def __getitem__(self, index: int) -> Example:
-        """The item as it comes."""
         try:
             example = self.items[index]
         except Exception as error:
@@ -148,49 +134,50 @@ class RecordSource:
         return example
 
     def read(self, indices: np.ndarray) -> NumpyBatch:
-        """The items, stacked field by field; raises `DataError` where their shapes differ."""
-        places = indices.tolist()
-        examples = self.fetch(places)
+        """The examples, stacked; raises `DataError` if their shapes or dtypes differ."""
+        positions = indices.tolist()
+        examples = self.fetch(positions)
         first = {key: np.asarray(value) for key, value in examples[0].items()}
         numeric = [key for key, value in first.items() if is_numeric(value.dtype)]
-        columns = {key: self._column(key, examples, places) for key in numeric}
+        columns = {key: self._column(key, examples, positions) for key in numeric}
         return {key: to_32_bits(column, key, self.name) for key, column in columns.items()}
 
-    def fetch(self, places: list[int]) -> Sequence[Example]:
-        """The items as they come; raises `DataError` for the first that cannot be read."""
+    def fetch(self, positions: list[int]) -> Sequence[Example]:
+        """The examples as stored; raises `DataError` for the first that cannot be read."""
         many = getattr(self.items, "__getitems__", None)
         if many is not None:
             try:
-                return many(places)
+                return many(positions)
             except Exception:
-                # Which example was it? The reads one by one find out.
-                return [self[place] for place in places]
-        return [self[place] for place in places]
+                # Reading one by one finds the example that failed.
+                return [self[place] for place in positions]
+        return [self[place] for place in positions]
 
-    def _column(self, key: str, examples: Sequence[Example], places: list[int]) -> np.ndarray:
-        for place, example in zip(places, examples, strict=True):
+    def _column(self, key: str, examples: Sequence[Example], positions: list[int]) -> np.ndarray:
+        for place, example in zip(positions, examples, strict=True):
             if key not in example:
                 raise DataError(self.name, place, f"has no {key!r}; it has {sorted(example)}.")
         values = [np.asarray(example[key]) for example in examples]
-        for place, value in zip(places, values, strict=True):
+        for place, value in zip(positions, values, strict=True):
             if value.shape != values[0].shape or value.dtype != values[0].dtype:
                 raise DataError(
                     self.name,
                     place,
                     f"has {key!r} of shape {value.shape} and type {value.dtype}; example "
-                    f"{places[0]} has {values[0].shape} and {values[0].dtype}. A batch needs equal "
-                    f"ones: wrap the source in an object whose items are resized, cut or padded.",
+                    f"{positions[0]} has {values[0].shape} and {values[0].dtype}. Within a "
+                    f"batch they must be equal: wrap the source in an object that resizes or "
+                    f"pads them.",
                 )
         return np.stack(values)
 
 
 def is_numeric(dtype: np.dtype) -> bool:
-    """Whether a device can hold it; text cannot go there, and is left out of batches."""
+    """Whether jax has this dtype; fields of other dtypes, such as text, are left out of batches."""
     return dtype.kind in "biufc" or dtype.name.startswith(("bfloat", "float8", "int4", "uint4"))
 
 
 def to_32_bits(values: np.ndarray, key: str, name: str) -> np.ndarray:
-    """64-bit numbers in 32 bits, as JAX holds them by default; integers must fit."""
+    """Convert 64-bit numbers to 32 bits, JAX's default; raises `UserError` for large integers."""
     kind = _32_BIT_TYPES.get(values.dtype.name)
     if kind is None:
         return values
@@ -198,6 +185,6 @@ def to_32_bits(values: np.ndarray, key: str, name: str) -> np.ndarray:
     if values.dtype.kind in "iu" and not np.array_equal(narrowed, values):
         raise UserError(
             f"{key!r} of {name} holds integers beyond 32 bits, such as {np.abs(values).max()}, "
-            f"which JAX would cut off. Leave the field out, or store it in smaller numbers."
+            f"which JAX would truncate. Remove the field, or store smaller numbers."
         )
     return narrowed

@@ -1,4 +1,4 @@
-"""One split of a dataset: examples that are read by index, and how to make them model inputs."""
+"""A split of a dataset: random access to examples, preprocessing, batches."""
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,11 +17,17 @@ from jaxmodels.typing import Batch, Key
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Examples by index.
+    """A split of a dataset, such as `train`.
 
-    `preprocess` is the chain of `functions`; `kept`, where given, holds the indices in the source
-    of the examples that were not left out. Positions in a split count from 0 to `len(split) - 1`;
-    indices in errors, reports and `skip` always count in the whole source.
+    Positions in a split are 0..len(split)-1. Indices in errors, reports and `skip` refer to the
+    whole source.
+
+    Attributes:
+        source: where examples are read from.
+        num_classes: the number of classes; labels are checked against it. None without labels.
+        class_names: names of the classes, for reports.
+        functions: the preprocessing, one after another; see `map`.
+        kept: indices in the source of the examples of this split; None for all of them.
     """
 
     source: Source
@@ -31,7 +37,6 @@ class Split:
     kept: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a split without examples."""
         if not len(self):
             raise UserError(f"{self.name} has no examples. Check its source, or what was skipped.")
 
@@ -42,31 +47,29 @@ class Split:
 
     @property
     def in_memory(self) -> bool:
-        """Whether the source holds its examples in memory, or mapped."""
+        """Whether the source is in memory, or memory-mapped."""
         return self.source.in_memory
 
     def __len__(self) -> int:
-        """How many examples it has."""
         return len(self.source) if self.kept is None else len(self.kept)
 
     def __getitem__(self, position: int) -> Example:
-        """One example as it is stored, not preprocessed."""
+        """One example as stored, not preprocessed."""
         if not -len(self) <= position < len(self):
             raise IndexError(f"{self.name} has {len(self)} examples; asked for {position}.")
         return self.source[int(self.indices(np.array([position % len(self)]))[0])]
 
     def __iter__(self) -> Iterator[Example]:
-        """The examples in their order."""
         return (self[position] for position in range(len(self)))
 
     def indices(self, positions: np.ndarray) -> np.ndarray:
-        """Where in the source the examples at these positions stand."""
+        """The indices in the source of these positions."""
         return positions if self.kept is None else self.kept[positions]
 
     def read(self, positions: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
-        """Several examples stacked, not preprocessed: the numeric fields, at most 32 bits wide.
+        """Several examples, stacked, not preprocessed: numeric fields only, at most 32 bits wide.
 
-        Raises `DataError` for an example that cannot be read or whose label is out of range.
+        Raises `DataError` for an example that cannot be read, or whose label is out of range.
         """
         indices = self.indices(np.asarray(positions))
         batch = self.source.read(indices)
@@ -75,20 +78,22 @@ class Split:
         return batch
 
     def preprocess(self, batch: Batch) -> Batch:
-        """Make a raw batch a model's input: pure, deterministic, traceable by jax."""
-        return functools.reduce(lambda made, function: function(made), self.functions, batch)
+        """Apply the preprocessing to a raw batch: pure, deterministic, traceable by jax."""
+        return functools.reduce(lambda result, function: function(result), self.functions, batch)
 
     def map(self, function: Callable[[Batch], Batch]) -> "Split":
-        """The same examples, with `function` after the other preprocessing."""
+        """The split with `function`, batch -> batch, added to its preprocessing."""
         return replace(self, functions=(*self.functions, function))
 
     def without(self, indices: Iterable[int] | np.ndarray) -> "Split":
-        """The split without the examples at these indices of its source."""
+        """The split without the examples of these indices in the source."""
         skipped = np.asarray(list(indices))
         if not len(skipped):
             return self
         if skipped.dtype.kind not in "iu":
-            raise UserError(f"Examples are skipped by their indices, not by {skipped.dtype}.")
+            raise UserError(
+                f"Give indices of examples to skip as integers, not as {skipped.dtype}."
+            )
         wrong = skipped[(skipped < 0) | (skipped >= len(self.source))]
         if len(wrong):
             raise UserError(
@@ -98,12 +103,12 @@ class Split:
         return replace(self, kept=kept[~np.isin(kept, skipped)])
 
     def sample(self, count: int, seed: int = 0) -> "Split":
-        """So many of the examples, drawn by the seed; all of them if there are fewer."""
-        drawn = permutation(len(self), seed, 0)[:count]
-        return replace(self, kept=self.indices(np.sort(drawn)))
+        """A random subset of `count` examples, or all of them if there are fewer."""
+        chosen = permutation(len(self), seed, 0)[:count]
+        return replace(self, kept=self.indices(np.sort(chosen)))
 
     def example(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and types of a raw batch."""
+        """Shapes and dtypes of a raw batch."""
         return {
             key: jax.ShapeDtypeStruct((batch_size, *value.shape[1:]), value.dtype)
             for key, value in self._first.items()
@@ -116,14 +121,15 @@ class Split:
         skip: Iterable[int] | np.ndarray = (),
         seed: int = 0,
     ) -> Batches:
-        """An endless stream of batches, reshuffled every epoch; `skip` leaves examples out.
+        """Shuffled batches for training, an endless stream reshuffled every epoch.
 
-        `transform` is random augmentation (`data.image`), applied after the preprocessing.
+        `transform` is random augmentation, (key, batch) -> batch, applied after the preprocessing;
+        see `data.image`. `skip` are indices in the source of examples to leave out.
         """
         return Batches(self.without(skip), batch_size, transform, seed)
 
     def padded(self, batch_size: int, rows: np.ndarray | None = None) -> Padded:
-        """Every example once, in order, in batches of equal size with a `mask`: for evaluation."""
+        """Batches for evaluation: every example once, in order, padded, with a `mask`."""
         return Padded(self, batch_size, rows)
 
     @functools.cached_property
@@ -132,7 +138,7 @@ class Split:
 
 
 def check_labels(name: str, labels: np.ndarray, classes: int, indices: np.ndarray) -> None:
-    """Raise `DataError` for the first label that is no integer in 0..classes-1."""
+    """Raise `DataError` for the first label that is not an integer in 0..classes-1."""
     if labels.dtype.kind not in "iu":
         raise UserError(f"Labels of {name} must be integers; they are {labels.dtype}.")
     if labels.min() >= 0 and labels.max() < classes:

@@ -1,4 +1,7 @@
-"""Generated tasks that need memory. Example i is a function of (seed, i) alone."""
+"""Synthetic sequence tasks: addition of numbers, the adding problem, copy memory.
+
+Example i is a function of (seed, i) alone.
+"""
 
 import functools
 from collections.abc import Callable
@@ -13,15 +16,15 @@ from jaxmodels.data.split import Split
 from jaxmodels.errors import UserError
 
 ADDITION = " 0123456789+=."
-"""The characters of `addition`; their places are the tokens, 0 is padding."""
+"""The characters of `addition`; a token is an index in it, 0 is padding."""
 BLANK, RECALL = 0, 9
 COPIED_DIGITS = 10
-"""What stands in `copy_memory` besides the digits 1..8, and how many of those there are."""
+"""Tokens of `copy_memory` besides the digits 1..8, and the number of digits to copy."""
 
 
 @dataclass(frozen=True, eq=False)
 class GeneratedSource:
-    """A source of `size` examples, which `make` computes from `words` random words each."""
+    """A source of `size` examples, each computed by `make` from `words` random 64-bit words."""
 
     name: str
     size: int
@@ -31,23 +34,20 @@ class GeneratedSource:
     in_memory: ClassVar[bool] = True
 
     def __len__(self) -> int:
-        """How many there are."""
         return self.size
 
     def __getitem__(self, index: int) -> NumpyBatch:
-        """One example."""
         return {key: value[0] for key, value in self.read(np.array([index])).items()}
 
     def read(self, indices: np.ndarray) -> NumpyBatch:
-        """Several examples, stacked."""
         return self.make(random_uint64(self.seed, np.asarray(indices), self.words))
 
 
 def addition(digits: int = 3, train: int = 1_000_000, test: int = 10_000, seed: int = 0) -> Dataset:
-    """Sums such as `12+345=357.` of two uniform numbers of at most `digits` digits.
+    """Character-level addition: `12+345=357.`, two uniform numbers of at most `digits` digits.
 
-    `tokens`, `targets` (B, T): places in `ADDITION`, targets one ahead; `valid` (B, T): where the
-    target is after the `=`. The task of google/flax's example seq2seq.
+    `tokens`, `targets` (B, T): indices in `ADDITION`, targets shifted by one; `valid` (B, T): True
+    for targets after the `=`. The task of google/flax's example seq2seq.
     """
     if not 1 <= digits <= 9:
         raise UserError(f"addition takes 1 to 9 digits, got {digits}.")
@@ -56,10 +56,10 @@ def addition(digits: int = 3, train: int = 1_000_000, test: int = 10_000, seed: 
         terms = (words % np.uint64(10**digits)).tolist()
         texts = [f"{a}+{b}={a + b}.".ljust(3 * digits + 4) for a, b in terms]
         codes = np.frombuffer("".join(texts).encode(), np.uint8).reshape(len(texts), -1)
-        ids = _places(ADDITION)[codes]
-        answered = np.cumsum(ids == ADDITION.index("="), axis=1)[:, :-1] > 0
+        ids = _character_ids(ADDITION)[codes]
+        after_equals = np.cumsum(ids == ADDITION.index("="), axis=1)[:, :-1] > 0
         targets = ids[:, 1:]
-        return {"tokens": ids[:, :-1], "targets": targets, "valid": answered & (targets > 0)}
+        return {"tokens": ids[:, :-1], "targets": targets, "valid": after_equals & (targets > 0)}
 
     return _dataset("addition", {"train": train, "test": test}, 2, make, seed)
 
@@ -67,20 +67,20 @@ def addition(digits: int = 3, train: int = 1_000_000, test: int = 10_000, seed: 
 def adding_problem(
     length: int = 600, train: int = 50_000, test: int = 1_000, seed: int = 0
 ) -> Dataset:
-    """The adding problem: `x` (B, T, 2), numbers in [0, 1) and two marks; `y` (B,), the marked sum.
+    """The adding problem: `x` (B, T, 2), numbers in [0, 1) and two marks; `y` (B,), their sum.
 
     Hochreiter and Schmidhuber 1997, "Long short-term memory", experiment 4, as in Bai et al. 2018,
     "An empirical evaluation of generic convolutional and recurrent networks for sequence
-    modeling": two different places are marked, any of them. The mean 1 as an answer has a mean
+    modeling": any two different positions are marked. Always answering the mean, 1, has a mean
     squared error of 1 / 6.
     """
     if length < 2:
-        raise UserError(f"The adding problem takes two steps at least, got {length}.")
+        raise UserError(f"The adding problem needs at least two steps, got {length}.")
 
     def make(words: np.ndarray) -> NumpyBatch:
         numbers = (words[:, :length] >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
         one = (words[:, length] % np.uint64(length)).astype(np.int64)
-        # From 1 to length - 1 further on: never the same place.
+        # 1 to length - 1 further on: never the same position.
         gap = 1 + (words[:, length + 1] % np.uint64(length - 1)).astype(np.int64)
         two = (one + gap) % length
         rows = np.arange(len(words))
@@ -95,14 +95,14 @@ def adding_problem(
 def copy_memory(
     blanks: int = 1000, train: int = 10_000, test: int = 1_000, seed: int = 0
 ) -> Dataset:
-    """Ten digits of 1..8 to say again after `blanks` steps; T = blanks + 20.
+    """The copy memory task: repeat ten digits of 1..8 after `blanks` steps; T = blanks + 20.
 
-    `tokens` (B, T): the digits, blanks (0), and 9 from the place on before the answer; `targets`
-    (B, T): blanks, and the digits at the last ten places. All targets count, as in Bai et al.
-    2018, whose length is our `blanks`. Knowing all but the digits costs 10 ln(8) / T nats.
+    `tokens` (B, T): the digits, blanks (0), and 9 from one step before the answer on; `targets`
+    (B, T): blanks, then the digits in the last ten steps. All targets count, as in Bai et al. 2018,
+    whose length is our `blanks`. Without memory the best loss is 10 ln(8) / T nats.
     """
     if blanks < 1:
-        raise UserError(f"copy_memory takes one blank at least, got {blanks}.")
+        raise UserError(f"copy_memory needs at least one blank, got {blanks}.")
     T = blanks + 2 * COPIED_DIGITS
 
     def make(words: np.ndarray) -> NumpyBatch:
@@ -117,10 +117,10 @@ def copy_memory(
 
 
 def random_uint64(seed: int, indices: np.ndarray, count: int) -> np.ndarray:
-    """Uniform words of 64 bits, (B, count): row b is a function of (seed, indices[b]) alone.
+    """Uniform random uint64, (B, count): row b is a function of (seed, indices[b]) alone.
 
-    SplitMix64 (Steele et al. 2014, "Fast splittable pseudorandom number generators") from a start
-    that is hashed from both. A numpy generator for each example would take ten times as long.
+    SplitMix64 (Steele et al. 2014, "Fast splittable pseudorandom number generators"), started at a
+    hash of both. A numpy generator for each example would take ten times as long.
     """
     start = _mix(_mix(np.array([seed], np.uint64)) + indices.astype(np.uint64))
     steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
@@ -128,13 +128,13 @@ def random_uint64(seed: int, indices: np.ndarray, count: int) -> np.ndarray:
 
 
 def _mix(z: np.ndarray) -> np.ndarray:
-    """Hash words; products of arrays wrap around."""
+    """SplitMix64's hash; products of numpy arrays wrap around."""
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))
 
 
-def _places(characters: str) -> np.ndarray:
+def _character_ids(characters: str) -> np.ndarray:
     table = np.zeros(128, np.int32)
     table[[ord(c) for c in characters]] = np.arange(len(characters))
     return table
@@ -147,7 +147,7 @@ def _dataset(
     make: Callable[[np.ndarray], NumpyBatch],
     seed: int,
 ) -> Dataset:
-    """Splits whose seeds differ, so that no example is drawn for two of them."""
+    """A dataset whose splits have different seeds, so that they share no example."""
 
     def opener(split: str) -> Split:
         own = 2 * seed + list(sizes).index(split)

@@ -1,6 +1,6 @@
-"""Datasets that TFDS prepared as ArrayRecord, read without TensorFlow.
+"""TFDS datasets prepared as ArrayRecord, read without TensorFlow.
 
-TFDS itself is imported only to decode records; finding a set and reading a decoded one needs none.
+TFDS itself is imported only to decode records, not to read a dataset from the cache.
 """
 
 import difflib
@@ -15,15 +15,15 @@ from jaxmodels.data import cache, decode
 from jaxmodels.data.sources import RecordSource, Source
 from jaxmodels.errors import UserError
 
-# Sets above this many decoded bytes are read from their records, by threads.
 MAX_DECODED_BYTES = 2 * 1024**3
-# Sets whose bytes do not mean 0..255.
-MAX_PIXEL_VALUE = {"binarized_mnist": 1}
+"""Larger splits are not decoded at once; their records are read by threads."""
+MAX_PIXEL_VALUES = {"binarized_mnist": 1}
+"""The pixel value that means 1.0, where it is not the largest of the image's dtype."""
 
 
 @dataclass(frozen=True)
 class PreparedDataset:
-    """A prepared dataset: its folder, and what the folder's JSON files say."""
+    """A dataset on disk: its folder, and the contents of its JSON files."""
 
     name: str
     path: Path
@@ -32,38 +32,36 @@ class PreparedDataset:
     class_names: tuple[str, ...] | None
 
     @property
-    def max_pixel_value(self) -> int:
-        """The byte that means 1.0."""
-        return max_pixel_value(self.name)
-
-    @property
     def key(self) -> str:
-        """A name for its decoded copy: another version, or files made anew, give another one."""
+        """Name of the dataset and its version, for the cache."""
         return f"{self.name.split(':')[0].replace('/', '.')}-{self.path.name}"
 
 
-def max_pixel_value(name: str) -> int:
-    """The byte that means 1.0 in the set of that name."""
-    return MAX_PIXEL_VALUE.get(name.split("/")[0].split(":")[0], 255)
+def max_pixel_value(name: str) -> int | None:
+    """The pixel value that means 1.0 in this dataset; None for the largest of the image's dtype."""
+    return MAX_PIXEL_VALUES.get(name.split("/")[0].split(":")[0])
 
 
 def tfds_dir(data_dir: str | Path | None) -> Path:
-    """TFDS's folder: the argument, else `TFDS_DATA_DIR`, else TFDS's default."""
+    """TFDS's folder: the argument, else `TFDS_DATA_DIR`, else `~/tensorflow_datasets`."""
     default = os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets"
     return Path(data_dir or default).expanduser()
 
 
 def is_prepared(name: str, data_dir: Path) -> bool:
-    """Whether `find` would find it."""
+    """Whether the dataset is prepared in this folder."""
     return bool(_versions(name, data_dir))
 
 
 def find_prepared(name: str, data_dir: Path) -> PreparedDataset:
-    """Find `name`, `name/config` or either with `:version`; without a version it is the newest."""
-    found = _versions(name, data_dir)
-    if found:
-        newest = max(found, key=lambda v: tuple(int(part) for part in re.findall(r"\d+", v)))
-        return _describe(name, found[newest])
+    """Find `name`, `name/config` or either with `:version`, by default the newest version.
+
+    Raises `UserError` for a dataset that is not prepared, or not as ArrayRecord.
+    """
+    versions = _versions(name, data_dir)
+    if versions:
+        newest = max(versions, key=lambda v: tuple(int(part) for part in re.findall(r"\d+", v)))
+        return _describe(name, versions[newest])
     raise UserError(_not_found(name, data_dir))
 
 
@@ -75,18 +73,18 @@ def _versions(name: str, data_dir: Path) -> dict[str, Path]:
     return {path.name: path for path in paths if _is_prepared(path)}
 
 
-def open_split(found: PreparedDataset, split: str) -> Source:
-    """One split: decoded once and memory-mapped where that is small, else read record by record."""
-    name = f"{found.name}/{split}"
-    files = sorted(path for path in found.path.iterdir() if path.is_file())
-    entry = cache.CacheEntry(name, f"{found.key}-{cache.fingerprint(files)}", split)
+def open_split(dataset: PreparedDataset, split: str) -> Source:
+    """Open a split: decoded once and memory-mapped if it is small, else read record by record."""
+    name = f"{dataset.name}/{split}"
+    files = sorted(path for path in dataset.path.iterdir() if path.is_file())
+    entry = cache.CacheEntry(name, f"{dataset.key}-{cache.fingerprint(files)}", split)
     decoded = cache.read_cached(entry)
     if decoded is not None:
         return decoded
     # Imported here: it takes over a second.
     import tensorflow_datasets as tfds
 
-    builder = tfds.builder_from_directory(str(found.path))
+    builder = tfds.builder_from_directory(str(dataset.path))
     # Its decorator hides the arguments from pyright.
     records = RecordSource(name, builder.as_data_source(split))  # pyright: ignore[reportCallIssue]
     written = sum(path.stat().st_size for path in files if f"-{split}." in path.name)
@@ -97,7 +95,7 @@ def open_split(found: PreparedDataset, split: str) -> Source:
     ):
         return records
     decoded = decode.decode_all(records, fields)
-    # Not kept with gaps: what could not be read may have been a passing fault of the disk.
+    # Not cached with broken examples: the cause may be a transient fault of the disk.
     return decoded if decoded.broken else cache.write_cached(entry, decoded)
 
 
@@ -128,22 +126,22 @@ def _describe(name: str, path: Path) -> PreparedDataset:
 
 def _not_found(name: str, data_dir: Path) -> str:
     plain = name.partition(":")[0]
-    there = _prepared_names(data_dir)
-    configs = [other for other in there if other.startswith(f"{plain}/")]
-    listing = f"Prepared in {data_dir}: {', '.join(there) or 'nothing'}. Embedded: digits."
+    prepared = _prepared_names(data_dir)
+    configs = [other for other in prepared if other.startswith(f"{plain}/")]
+    listing = f"Prepared in {data_dir}: {', '.join(prepared) or 'nothing'}. Embedded: digits."
     if configs:
-        return f"{plain} has configurations; prepared are: {', '.join(configs)}. Name one of them."
+        return f"{plain} has configurations; choose one that is prepared: {', '.join(configs)}."
     # Imported here: only this message needs it.
     import tensorflow_datasets as tfds
 
     known = tfds.list_builders(with_community_datasets=False)
-    if plain.split("/")[0] in known or plain in there:
+    if plain.split("/")[0] in known or plain in prepared:
         return (
             f"The dataset {name!r} is not prepared in {data_dir}. To download and prepare it:\n"
             f"    {_command(name)} --data-dir {data_dir}\n"
             f"or train on the embedded stand-in: --dataset digits\n{listing}"
         )
-    close = difflib.get_close_matches(plain, sorted({*there, *known, "digits"}))
+    close = difflib.get_close_matches(plain, sorted({*prepared, *known, "digits"}))
     hint = f" Did you mean {' or '.join(close)}?" if close else ""
     return f"There is no dataset {name!r}.{hint}\n{listing}"
 
