@@ -1,30 +1,30 @@
-"""What accelerators can do at most, as their vendors publish it.
+"""Peak FLOP/s, memory and bandwidth of TPUs and NVIDIA GPUs, as published by the vendors.
 
 Sources: Google's pages cloud.google.com/tpu/docs/{v3,v4,v5e,v5p,v6e,tpu7x}, and for the links of v3
 and v4 Jouppi et al. 2023, "TPU v4: An optically reconfigurable supercomputer for machine learning
 with hardware support for embeddings", table 4; NVIDIA's data sheets of the A100, H100 and H200 and
-of DGX/HGX B200, a GPU's eighth. Read in November 2026. NVIDIA's large print is with 2:4 sparsity,
-twice what a dense matrix product can reach; both vendors add up an interconnect's two directions.
+of DGX/HGX B200, an eighth for one GPU. Read in November 2026. NVIDIA's headline numbers are with
+2:4 sparsity, twice the dense ones used here; both vendors add the two directions of a link.
 """
 
 import dataclasses
 from typing import Any
 
 GIB = 2**30
-"""Memory, written as GB by the vendors, is in these units."""
+"""The vendors' "GB" of memory."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """Peaks of one chip.
+    """Peak numbers of one chip.
 
     Attributes:
-        name: short, as it is spoken of.
-        flops: floating point operations per second of dense bfloat16 matrix products.
+        name: short name.
+        flops: peak FLOP/s of dense bfloat16 matrix products.
         memory: bytes.
-        bandwidth: of the memory, bytes per second.
-        interconnect: from its neighbours over all links, or to them, bytes per second.
-        cores: TPU cores; a device of jax is the whole chip, or, such as on v3, one of them.
+        bandwidth: memory bandwidth, bytes per second.
+        interconnect: bandwidth of all links together in one direction, bytes per second.
+        cores: TPU cores; a jax device is the whole chip or, as on v3, one core.
     """
 
     name: str
@@ -65,32 +65,32 @@ _BY_NAME = {
     "h200": H200,
     "b200": B200,
 }
-"""By jax's `device_kind`, less the vendor, and by the names that topologies have.
+"""Chips by jax's `device_kind` without the vendor, and by the names of topologies.
 
-Whole names only: an "H100 NVL", or a part of a GPU ("... MIG 1g.10gb"), is another chip.
+Only exact names: an "H100 NVL", or a part of a GPU ("... MIG 1g.10gb"), is another chip.
 """
 
 
 def find_chip(kind: str) -> Chip | None:
-    """The chip of that name, jax's `device_kind` or a topology's ("v5e"); None if unknown.
+    """The chip by jax's `device_kind` or a topology's name ("v5e"); None if unknown.
 
-    Its figures are those of the whole chip; see `device_chip`.
+    The numbers are those of the whole chip; see `device_chip` for a jax device.
     """
     return _BY_NAME.get(kind.lower().removeprefix("nvidia "))
 
 
 def device_chip(device: Any) -> Chip | None:
-    """What one of jax's devices can do: its chip, or its share of one; None if unknown."""
+    """The peak numbers of a jax device, which is a chip or some cores of it; None if unknown."""
     chip = find_chip(device.device_kind)
-    share = getattr(device, "num_cores", None)
-    if chip is None or share is None or share == chip.cores:
+    cores = getattr(device, "num_cores", None)
+    if chip is None or cores is None or cores == chip.cores:
         return chip
-    part = share / chip.cores
+    part = cores / chip.cores
     return dataclasses.replace(
         chip,
         flops=chip.flops * part,
         memory=int(chip.memory * part),
         bandwidth=chip.bandwidth * part,
         interconnect=chip.interconnect * part,
-        cores=share,
+        cores=cores,
     )

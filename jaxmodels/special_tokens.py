@@ -1,4 +1,4 @@
-"""The ids that all vocabularies of words and sub-words begin with."""
+"""Ids of the special tokens: padding, unknown, beginning and end of a sentence."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,11 +7,11 @@ import numpy as np
 from jaxtyping import Int
 
 PAD, UNK, BOS, EOS = range(4)
-"""No token, an unknown one, the beginning and the end of a sentence."""
+"""`<pad>`, `<unk>`, `<bos>`, `<eos>`: the first ids of word and sub-word vocabularies."""
 
 
 def truncate_at_eos(tokens: Int[np.ndarray, "B T"], stop: int = EOS) -> list[list[int]]:
-    """The ids of each row before `stop`; the whole row where it has none."""
+    """The token ids of each row before the first `stop`; the whole row if it has none."""
     ends = np.where((tokens == stop).any(1), (tokens == stop).argmax(1), tokens.shape[1])
     return [row[:end].tolist() for row, end in zip(tokens, ends, strict=True)]
 

@@ -215,7 +215,7 @@ class TestStream:
             text.stream(IDS[:17], 2, T)
         with pytest.raises(UserError, match="has 3 tokens; it needs at least 4"):
             text.evaluation_stream(IDS[:3], 3, T)
-        with pytest.raises(UserError, match="rows is 0"):
+        with pytest.raises(UserError, match="number of rows must be at least 1; it is 0"):
             text.stream(IDS, 0, T)
         with pytest.raises(UserError, match="a batch of 2 cannot hold them"):
             text.evaluation_stream(IDS, 3, T, "mine").padded(2)
@@ -252,7 +252,9 @@ class TestPairs:
         with pytest.raises(UserError, match="Sentence 1 of pairs, targets must be ids"):
             text.pairs([[4], [5]], [[4], []])
         for special in (0, 2, 3, -1):
-            with pytest.raises(UserError, match=f"Sentence 2 of pairs, sources holds {special}"):
+            with pytest.raises(
+                UserError, match=f"Sentence 2 of pairs, sources holds the special token {special}"
+            ):
                 text.pairs([[4, 5], [1], [5, special, 4]], [[4], [4], [4]])
         with pytest.raises(UserError, match=r"1 of 2 pairs .* longer than 3, first pair 1, .* 5"):
             text.pairs([[4], [5, 6, 7]], [[4], [4]], length=3)
@@ -324,7 +326,7 @@ class TestBucketed:
         ):
             text.bucket_by_length(translation(), 8, (5, 9))
         for edges in ((), (0, 30), (30, 20), (20, 20)):
-            with pytest.raises(UserError, match="rising lengths"):
+            with pytest.raises(UserError, match="increasing lengths"):
                 text.bucket_by_length(translation(), 8, edges)
         with pytest.raises(UserError, match="200 pairs, fewer than a batch of 201"):
             self.batches(size=201)

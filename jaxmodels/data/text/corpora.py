@@ -1,4 +1,4 @@
-"""Texts for language models: a corpus by name, its splits as strings."""
+"""Language-model corpora by name: Tiny Shakespeare, Penn Treebank, Python's standard library."""
 
 import difflib
 from collections.abc import Iterator, Mapping
@@ -23,13 +23,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Corpus(Mapping[str, str]):
-    """Texts by the names of the splits: `train`, `validation`, `test`."""
+    """A text corpus: a mapping from split names, `train`, `validation`, `test`, to texts."""
 
     name: str
     splits: Mapping[str, str]
 
     def __post_init__(self) -> None:
-        """Refuse a split without text."""
         for split, text in self.splits.items():
             if not text:
                 raise UserError(f"The split {split!r} of {self.name} is an empty text.")
@@ -39,24 +38,22 @@ class Corpus(Mapping[str, str]):
         return get_split(self.splits, split, self.name)
 
     def __iter__(self) -> Iterator[str]:
-        """The names of the splits."""
         return iter(self.splits)
 
     def __len__(self) -> int:
-        """How many splits there are."""
         return len(self.splits)
 
 
 def load(name: str, data_dir: str | Path | None = None) -> Corpus:
-    """The corpus of that name.
+    """Load a text corpus by name.
 
-    - `tiny_shakespeare`: Karpathy, 2015, 1.1 million characters, as TFDS prepared it (`data_dir` as
+    - `tiny_shakespeare`: Karpathy, 2015, 1.1 million characters, prepared by TFDS (`data_dir` as
       for `data.load`);
-    - `ptb`: the Penn Treebank as Mikolov et al., 2010, prepared it, 10,000 words, from plain files
-      in `data_dir`, `JAXMODELS_TEXT_DIR` or TFDS's folder; a line ends with the word `<eos>`;
-    - `stdlib`: the embedded stand-in, modules of Python's standard library.
+    - `ptb`: the Penn Treebank with 10,000 words, Mikolov et al., 2010, from plain files in
+      `data_dir`, `JAXMODELS_TEXT_DIR` or TFDS's folder; lines end with the word `<eos>`;
+    - `stdlib`: modules of Python's standard library, without a download.
 
-    Raises `UserError` for a name that is unknown, and for data that are not there.
+    Raises `UserError` for an unknown name, and for missing data.
     """
     loaders = {"tiny_shakespeare": _tiny_shakespeare, "ptb": _ptb, "stdlib": lambda _: stdlib()}
     if name not in loaders:
@@ -65,14 +62,14 @@ def load(name: str, data_dir: str | Path | None = None) -> Corpus:
 
 
 def get_split(splits: Mapping[str, T], split: str, name: str) -> T:
-    """One of the splits; raises `MissingSplitError`."""
+    """A split by name; raises `MissingSplitError`."""
     if split not in splits:
         raise MissingSplitError(f"{name} has no split {split!r}; it has: {', '.join(splits)}.")
     return splits[split]
 
 
 def unknown_name(kind: str, name: str, known: Mapping[str, object]) -> str:
-    """The message that there is no such name, with those that there are."""
+    """The error message for an unknown name, with similar and known names."""
     close = difflib.get_close_matches(name, known)
     hint = f" Did you mean {' or '.join(close)}?" if close else ""
     return f"There is no {kind} {name!r}.{hint} There are: {', '.join(known)}."
@@ -89,8 +86,8 @@ def _tiny_shakespeare(data_dir: str | Path | None) -> dict[str, str]:
             f"(another folder: --data-dir or TFDS_DATA_DIR); or train on the embedded stand-in: "
             f"--dataset stdlib"
         )
-    found = tfds.find_prepared(name, folder)
-    return {split: bytes(tfds.open_split(found, split)[0]["text"]).decode() for split in SPLITS}
+    dataset = tfds.find_prepared(name, folder)
+    return {split: bytes(tfds.open_split(dataset, split)[0]["text"]).decode() for split in SPLITS}
 
 
 def _ptb(data_dir: str | Path | None) -> dict[str, str]:
@@ -98,7 +95,7 @@ def _ptb(data_dir: str | Path | None) -> dict[str, str]:
     if placeholders.placeholders_enabled() and text_folder("ptb", files, data_dir) is None:
         return dict.fromkeys(SPLITS, placeholders.word_text(10_000, 10, ("<unk>", "<eos>")))
     folder = find_text_files("ptb", files, data_dir, "stdlib")
-    # As Zaremba et al., 2014, did: the end of a line is a word.
+    # As in Zaremba et al., 2014, the end of a line is a word.
     return {
         split: read_text(folder / file).replace("\n", " <eos> ")
         for split, file in PTB_FILES.items()

@@ -1,4 +1,4 @@
-"""Documents of many lengths in rows of one length, with little padding."""
+"""Sequence packing: several documents in one row, with segment ids and little padding."""
 
 from collections.abc import Sequence
 
@@ -13,16 +13,16 @@ from jaxmodels.special_tokens import PAD
 
 
 def pack_documents(documents: Sequence[Ids], length: int, name: str = "documents") -> Split:
-    """Rows of `length` tokens, each holding as many documents as fit, none of them cut in two.
+    """Pack documents into rows of `length` tokens; no document that fits in a row is split.
 
     Fields, all (B, T): `tokens`; `targets`, the next token of the same document; `segments`, 1, 2,
-    ... for a row's documents, 0 for padding; `valid`, False for padding. A document's last token is
-    only a target. One of more than `length + 1` tokens comes in pieces, of which each begins with
-    the last token of the one before, so every token but a document's first is a target once.
+    ... for the documents of a row, 0 for padding; `valid`, False for padding. A document of more
+    than `length + 1` tokens is split into pieces; each begins with the last token of the one
+    before, so every token except a document's first is a target once.
 
-    The longest first, each goes into the fullest row that has room: Krell et al., 2021, "Efficient
-    sequence packing without cross-contamination". Rows so made are not in the documents' order.
-    Raises `UserError` for a document of fewer than 2 tokens.
+    Best-fit decreasing: the longest first, each into the fullest row that has room; Krell et al.,
+    2021, "Efficient sequence packing without cross-contamination". Rows are not in the order of the
+    documents. Raises `UserError` for a document of fewer than 2 tokens.
     """
     check_window_length(length)
     if not len(documents):
@@ -30,30 +30,30 @@ def pack_documents(documents: Sequence[Ids], length: int, name: str = "documents
     pieces = []
     for index, document in enumerate(documents):
         ids = check_token_ids(document, f"document {index} of {name}", 2)
-        pieces.extend(ids[at : at + length + 1] for at in range(0, len(ids) - 1, length))
-    return Split(ArraySource(name, _filled(pieces, length)), functions=())
+        pieces.extend(ids[i : i + length + 1] for i in range(0, len(ids) - 1, length))
+    return Split(ArraySource(name, _packed_fields(pieces, length)), functions=())
 
 
-def _filled(pieces: Sequence[np.ndarray], length: int) -> dict[str, np.ndarray]:
+def _packed_fields(pieces: Sequence[np.ndarray], length: int) -> dict[str, np.ndarray]:
     rows = _rows([len(piece) - 1 for piece in pieces], length)
     tokens = np.full((len(rows), length), PAD, np.int32)
     targets, segments = tokens.copy(), np.zeros_like(tokens)
     for row, members in enumerate(rows):
-        at = 0
+        start = 0
         for segment, member in enumerate(members, start=1):
             piece = pieces[member]
-            place = slice(at, at + len(piece) - 1)
-            tokens[row, place], targets[row, place] = piece[:-1], piece[1:]
-            segments[row, place] = segment
-            at = place.stop
+            columns = slice(start, start + len(piece) - 1)
+            tokens[row, columns], targets[row, columns] = piece[:-1], piece[1:]
+            segments[row, columns] = segment
+            start = columns.stop
     return {"tokens": tokens, "targets": targets, "segments": segments, "valid": segments > 0}
 
 
 def _rows(sizes: Sequence[int], length: int) -> list[list[int]]:
-    """Which pieces stand in which row: best fit, by decreasing size."""
+    """Best-fit decreasing bin packing: the indices of the pieces in each row."""
     rows: list[list[int]] = []
-    with_room: list[list[int]] = [[] for _ in range(length + 1)]  # rows, by the places left
-    mask = 0  # bit r: some row has r places left; finds the fullest without a search
+    with_room: list[list[int]] = [[] for _ in range(length + 1)]  # rows by remaining room
+    mask = 0  # bit r is set if a row has room r: finds the fullest row without a search
     for piece in np.argsort(np.negative(sizes), kind="stable").tolist():
         size = sizes[piece]
         fits = mask >> size

@@ -1,4 +1,4 @@
-"""Sentences and their translations, padded to one length."""
+"""Sentence pairs for translation: source and target ids, padded."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,11 +20,12 @@ def pairs(
     name: str = "pairs",
     length: int | None = None,
 ) -> Split:
-    """A split of pairs of sentences, ids of words without special tokens.
+    """A split of sentence pairs, from token ids without special tokens.
 
-    Fields: `source` (B, S), `target` (B, T+1), both `<bos>` ... `<eos>` and then 0; `index` (B,):
-    which pair it is. S = T = `length`, by default the longest of `lengths`. Raises `UserError` for
-    unequal numbers, an empty sentence, special tokens, and a pair longer than `length`.
+    Fields: `source` (B, S), `target` (B, T+1), both `<bos>` ... `<eos>` and then padding; `index`
+    (B,): the number of the pair. S = T = `length`, by default the largest of `pair_lengths`. Raises
+    `UserError` for different numbers of sources and targets, an empty sentence, special tokens, and
+    a pair longer than `length`.
     """
     check_paired(name, sources, targets)
     sides = add_bos_eos(sources, f"{name}, sources"), add_bos_eos(targets, f"{name}, targets")
@@ -35,23 +36,23 @@ def pairs(
 
 
 def pair_lengths(split: Split) -> np.ndarray:
-    """For each pair of the split the length S = T that a batch must have to hold it.
+    """The length S = T that a batch needs to hold each pair, (len(split),).
 
-    It is the longer of: the source with `<bos>` and `<eos>`, the target with one of them.
+    The larger of: the source with `<bos>` and `<eos>`, the target with one of them.
     """
     source = pair_source(split)
     return _needed(source.sources, source.targets)[split.indices(np.arange(len(split)))]
 
 
-def filter_by_length(split: Split, length: int) -> Split:
-    """The split without pairs longer than this, as `lengths` counts, and padded to it."""
-    kept = split.indices(np.flatnonzero(pair_lengths(split) <= length))
-    return replace(split, source=replace(pair_source(split), length=length), kept=kept)
+def filter_by_length(split: Split, max_length: int) -> Split:
+    """The split without pairs longer than `max_length` (`pair_lengths`), padded to it."""
+    kept = split.indices(np.flatnonzero(pair_lengths(split) <= max_length))
+    return replace(split, source=replace(pair_source(split), length=max_length), kept=kept)
 
 
 @dataclass(frozen=True, eq=False)
 class PairSource:
-    """Pairs of sentences with their ends; `length` is what they are padded to."""
+    """A source of sentence pairs with `<bos>` and `<eos>`, padded to `length`."""
 
     name: str
     sources: RaggedArray
@@ -60,20 +61,19 @@ class PairSource:
     in_memory: ClassVar[bool] = True
 
     def __len__(self) -> int:
-        """How many pairs there are."""
         return len(self.sources.lengths)
 
     def __getitem__(self, index: int) -> NumpyBatch:
-        """One pair, not padded."""
+        """One pair, without padding."""
         pair = {"source": self.sources[index], "target": self.targets[index]}
         return {**pair, "index": np.asarray(index, np.int32)}
 
     def read(self, indices: np.ndarray) -> NumpyBatch:
-        """Several pairs, padded to the length of all."""
-        return self.at(indices, self.length)
+        """Several pairs, padded to `length`."""
+        return self.read_padded(indices, self.length)
 
-    def at(self, indices: np.ndarray, length: int) -> NumpyBatch:
-        """Several pairs, padded to this length, which none of them may exceed."""
+    def read_padded(self, indices: np.ndarray, length: int) -> NumpyBatch:
+        """Several pairs, padded to a given length, which none of them may exceed."""
         return {
             "source": self.sources.padded(indices, length),
             "target": self.targets.padded(indices, length + 1),
@@ -82,21 +82,21 @@ class PairSource:
 
 
 def pair_source(split: Split) -> PairSource:
-    """The split's pairs; raises `UserError` where it has none."""
+    """The pairs of a split; raises `UserError` if it was not made by `pairs`."""
     if not isinstance(split.source, PairSource):
-        raise UserError(f"{split.name} is no split of pairs; `text.pairs` makes one.")
+        raise UserError(f"{split.name} is not a split of sentence pairs; `text.pairs` makes one.")
     return split.source
 
 
 def check_pair_lengths(split: Split, limit: int) -> None:
-    """Raise where a pair of the split needs more than `limit`."""
-    found = pair_lengths(split)
-    beyond = np.flatnonzero(found > limit)
+    """Raise `UserError` if a pair of the split is longer than `limit`."""
+    lengths = pair_lengths(split)
+    beyond = np.flatnonzero(lengths > limit)
     if len(beyond):
         index = split.indices(beyond[:1])[0]
         raise UserError(
-            f"{len(beyond):,} of {len(found):,} pairs of {split.name} are longer than {limit}, "
-            f"first pair {index}, which needs {found[beyond[0]]}; the longest needs {found.max()} "
+            f"{len(beyond):,} of {len(lengths):,} pairs of {split.name} are longer than {limit}, "
+            f"first pair {index}, of {lengths[beyond[0]]}; the longest has {lengths.max()} "
             f"(a source with <bos> and <eos>, a target with one of them). Raise the length, or the "
             f"last boundary, or leave them out: `text.filter_by_length(pairs, {limit})`."
         )

@@ -1,4 +1,4 @@
-"""Texts for translation: a corpus by name, its splits as sentences and their translations."""
+"""Parallel corpora for machine translation by name: Multi30k, number words."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sized
@@ -12,22 +12,21 @@ from jaxmodels.data.text.number_words import number_words
 from jaxmodels.errors import UserError
 
 Sentences = tuple[list[str], list[str]]
-"""Sources, and their translations in the same order."""
+"""Source sentences, and their translations in the same order."""
 
 MULTI30K_WORDS = 7_881, 5_901
-"""Of German and of English that come at least twice in the training pairs."""
+"""German and English words that occur at least twice in the training pairs."""
 MULTI30K_FILES = {"train": "train", "validation": "val", "test": "test_2016_flickr"}
 
 
 @dataclass(frozen=True)
 class ParallelCorpus(Mapping[str, Sentences]):
-    """Sources and targets by the names of the splits: `train`, `validation`, `test`."""
+    """A parallel corpus: `train`, `validation`, `test`, each (sources, targets)."""
 
     name: str
     splits: Mapping[str, Sentences]
 
     def __post_init__(self) -> None:
-        """Refuse splits whose sides do not fit, and empty sentences."""
         for split, (sources, targets) in self.splits.items():
             check_paired(f"{self.name}/{split}", sources, targets)
             for side, sentences in ("source", sources), ("target", targets):
@@ -42,23 +41,21 @@ class ParallelCorpus(Mapping[str, Sentences]):
         return get_split(self.splits, split, self.name)
 
     def __iter__(self) -> Iterator[str]:
-        """The names of the splits."""
         return iter(self.splits)
 
     def __len__(self) -> int:
-        """How many splits there are."""
         return len(self.splits)
 
 
 def load_parallel_corpus(name: str, data_dir: str | Path | None = None) -> ParallelCorpus:
-    """The parallel corpus of that name.
+    """Load a parallel corpus by name.
 
     - `multi30k`: German to English, Elliott et al., 2016, "Multi30K: multilingual English-German
       image descriptions", task 1, from plain files in `data_dir`, `JAXMODELS_TEXT_DIR` or TFDS's
       folder; `test` is test_2016_flickr;
-    - `numbers`: the embedded stand-in, numbers in German and in English words.
+    - `numbers`: number words, German to English, without a download.
 
-    Raises `UserError` for a name that is unknown, and for data that are not there.
+    Raises `UserError` for an unknown name, and for missing data.
     """
     loaders = {"multi30k": _multi30k, "numbers": lambda _: number_words()}
     if name not in loaders:
@@ -67,12 +64,12 @@ def load_parallel_corpus(name: str, data_dir: str | Path | None = None) -> Paral
 
 
 def check_paired(name: str, sources: Sized, targets: Sized) -> None:
-    """Raise unless there are as many targets as sources, and some."""
+    """Raise `UserError` unless there are equally many sources and targets, at least one."""
     counts = len(sources), len(targets)
     if counts[0] != counts[1] or not counts[0]:
         raise UserError(
-            f"{name} has {counts[0]:,} sources and {counts[1]:,} targets; each source needs its "
-            f"target, and at least one pair. Was a file cut off?"
+            f"{name} has {counts[0]:,} sources and {counts[1]:,} targets; expected equal "
+            f"numbers, at least one. Is a file truncated?"
         )
 
 
@@ -90,5 +87,5 @@ def _multi30k(data_dir: str | Path | None) -> dict[str, Sentences]:
 
 
 def _lines(path: Path) -> list[str]:
-    # Not `splitlines`, which also cuts at rare characters that stand within sentences.
+    # Not `splitlines`, which also splits at rare characters within sentences.
     return read_text(path).removesuffix("\n").split("\n")

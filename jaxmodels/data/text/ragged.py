@@ -1,4 +1,4 @@
-"""Sequences of many lengths in one array."""
+"""A ragged array: sequences of different lengths in one flat array."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,32 +12,31 @@ from jaxmodels.special_tokens import BOS, EOS, PAD, UNK
 
 @dataclass(frozen=True, eq=False)
 class RaggedArray:
-    """Sequence i is `ids[offsets[i] : offsets[i + 1]]`."""
+    """A ragged array; sequence i is `ids[offsets[i] : offsets[i + 1]]`."""
 
     ids: np.ndarray
     offsets: np.ndarray
 
     @property
     def lengths(self) -> np.ndarray:
-        """The length of each."""
+        """The length of each sequence."""
         return np.diff(self.offsets)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """One sequence."""
         return self.ids[self.offsets[index] : self.offsets[index + 1]]
 
     def padded(self, indices: np.ndarray, width: int) -> np.ndarray:
-        """Several sequences, padding behind them: (B, width), in one gather."""
+        """Several sequences, padded on the right: (B, width)."""
         starts, stops = self.offsets[indices, None], self.offsets[indices + 1, None]
-        places = starts + np.arange(width)
-        inside = places < stops
-        return np.where(inside, self.ids[np.where(inside, places, 0)], np.int32(PAD))
+        positions = starts + np.arange(width)
+        inside = positions < stops
+        return np.where(inside, self.ids[np.where(inside, positions, 0)], np.int32(PAD))
 
 
 def add_bos_eos(sentences: Sequence[Ids], name: str) -> RaggedArray:
-    """Each sentence between `<bos>` and `<eos>`.
+    """Add `<bos>` and `<eos>` to each sentence.
 
-    Raises `UserError` for a sentence that is empty, or holds one of these or padding already.
+    Raises `UserError` for a sentence that is empty, or already has one of these or padding.
     """
     arrays = [_checked(sentence, index, name) for index, sentence in enumerate(sentences)]
     ends = np.cumsum([len(ids) for ids in arrays])
@@ -46,8 +45,8 @@ def add_bos_eos(sentences: Sequence[Ids], name: str) -> RaggedArray:
     if len(wrong):
         index = int(np.searchsorted(ends, wrong[0], side="right"))
         raise UserError(
-            f"Sentence {index} of {name} holds {flat[wrong[0]]}: ids of padding ({PAD}), the "
-            f"beginning ({BOS}) and the end ({EOS}) are added here; give the words alone."
+            f"Sentence {index} of {name} holds the special token {flat[wrong[0]]}: padding "
+            f"({PAD}), <bos> ({BOS}) and <eos> ({EOS}) are added here; give the words alone."
         )
     offsets = np.concatenate([[0], ends + 2 * np.arange(1, len(ends) + 1)])
     ids = np.full(offsets[-1], BOS, np.int32)

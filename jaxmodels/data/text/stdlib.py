@@ -1,4 +1,4 @@
-"""Python's own standard library as a text: what every machine has without a download."""
+"""The source code of Python's standard library as a text corpus, without a download."""
 
 import sys
 import sysconfig
@@ -6,17 +6,16 @@ from pathlib import Path
 
 from jaxmodels.errors import UserError
 
-LIMIT = 1_000_000
-"""Bytes in all."""
-LARGEST = 40_000
-"""Bytes of a module; with larger ones the small splits would be one module, or none."""
+MAX_BYTES = 1_000_000
+MAX_MODULE_BYTES = 40_000
+"""With larger modules the small splits would be one module, or none."""
 
 
 def stdlib() -> dict[str, str]:
-    """`train`, `validation`, `test`: 90, 5 and 5 % of about 1 MB of the interpreter's modules.
+    """`train`, `validation`, `test`: 90, 5 and 5 % of about 1 MB of the standard library.
 
-    Of the modules beside the packages those in plain ASCII, in alphabetical order. No module
-    stands in two splits. Another version of Python gives another text.
+    Top-level modules in plain ASCII, in alphabetical order; no module is in two splits. The text
+    depends on the version of Python.
     """
     folder = Path(sysconfig.get_path("stdlib"))
     parts: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
@@ -28,8 +27,8 @@ def stdlib() -> dict[str, str]:
         parts["train" if share <= 0.9 else "validation" if share <= 0.95 else "test"].append(module)
     if not all(parts.values()):
         raise UserError(
-            f"The stand-in stdlib is made of the sources of Python's standard library; in {folder} "
-            f"there are {len(modules)}, too few. Use a Python which has its sources."
+            f"The corpus stdlib is made of the sources of Python's standard library; {folder} has "
+            f"only {len(modules)} modules. Use a Python that comes with its sources."
         )
     return {split: "\n".join(texts) for split, texts in parts.items()}
 
@@ -41,8 +40,8 @@ def _modules(folder: Path) -> list[str]:
     texts: list[str] = []
     for path in paths:
         source = path.read_bytes()
-        if sum(map(len, texts)) + len(source) > LIMIT:
+        if sum(map(len, texts)) + len(source) > MAX_BYTES:
             break
-        if source.isascii() and 0 < len(source) <= LARGEST:
+        if source.isascii() and 0 < len(source) <= MAX_MODULE_BYTES:
             texts.append(source.decode())
     return texts

@@ -1,4 +1,4 @@
-"""Cut sentences into words and punctuation by rule."""
+"""A rule-based word tokenizer and detokenizer."""
 
 import re
 
@@ -17,16 +17,16 @@ _TOKEN = re.compile(
 
 
 def tokenize_words(sentence: str) -> list[str]:
-    """Words and punctuation in lower case; a hyphen is a token, and so are n't and 's.
+    """Split a sentence into lower-case words and punctuation; hyphens, n't and 's are tokens.
 
-    Close to spaCy's rules for English, without its exceptions. On Multi30k's training split, words
-    that come twice or more and four special ones are 7,885 in German and 5,905 in English; with
-    spaCy they are 7,853 and 5,893 (Trevett, 2018, "PyTorch seq2seq").
+    Close to spaCy's rules for English, without its exceptions. On Multi30k's training split the
+    words that occur at least twice and four special tokens are 7,885 in German and 5,905 in
+    English; with spaCy they are 7,853 and 5,893 (Trevett, 2018, "PyTorch seq2seq").
     """
     return _TOKEN.findall(sentence.lower())
 
 
-_GLUED = re.compile(
+_SPACES = re.compile(
     r"""
     \s+ (?= [.,:;!?)\]%] | n['’]t\b | ['’](?:s|re|ve|ll|d|m)\b )
     | (?<=[(\[#$]) \s+
@@ -37,8 +37,8 @@ _GLUED = re.compile(
 
 
 def detokenize(words: str) -> str:
-    """Words with spaces between them as one would write them: the reverse of `tokenize_words`.
+    """Undo `tokenize_words`: join words, which are separated by spaces, to a sentence.
 
-    But for the case, and for what its rules do not tell, such as to which side a quote belongs.
+    The case is not restored, nor are spaces that the rules cannot know, such as those at quotes.
     """
-    return _GLUED.sub(lambda found: "-" if "-" in found.group() else "", words)
+    return _SPACES.sub(lambda match: "-" if "-" in match.group() else "", words)

@@ -1,4 +1,4 @@
-"""A parallel corpus in words or sub-words, ready for a translator."""
+"""Translation datasets: a parallel corpus, its vocabularies, and its encoded splits."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,16 +18,16 @@ from jaxmodels.data.text.words import word_vocabulary
 
 @dataclass(frozen=True)
 class TranslationDataset:
-    """The vocabularies of two languages, the splits in ids, and the references as written.
+    """A parallel corpus for training and evaluating a translation model.
 
     Attributes:
-        source: the vocabulary of the sources.
-        target: the vocabulary of the targets.
-        pairs: splits by name, as `text.pairs` makes them.
-        sources: the sentences of each split.
-        references: their translations, in lower case if the vocabularies are.
-        to_words: of a translation's ids, the words with spaces between them.
-        to_sentence: of a translation's ids, the sentence as one would write it.
+        source: vocabulary of the source language.
+        target: vocabulary of the target language.
+        pairs: encoded splits by name (`text.pairs`).
+        sources: source sentences of each split.
+        references: target sentences of each split, in lower case if the vocabulary is.
+        to_words: decodes target ids to words separated by spaces.
+        to_sentence: decodes target ids to a sentence.
     """
 
     source: Vocabulary
@@ -40,16 +40,16 @@ class TranslationDataset:
 
     @property
     def vocabulary_files(self) -> dict[str, str]:
-        """Both vocabularies, as a run keeps them."""
+        """Both vocabularies as JSON by file name, for `Experiment.files`."""
         return {"source.json": self.source.to_json(), "target.json": self.target.to_json()}
 
     @property
     def max_length(self) -> int:
-        """The length that holds every pair of every split, as `lengths` counts."""
+        """The largest of all splits' `pair_lengths`."""
         return max(int(pair_lengths(split).max()) for split in self.pairs.values())
 
     def bleu_arguments(self, split: str) -> dict[str, Any]:
-        """What `metrics.bleu` needs to know of a split."""
+        """Keyword arguments of `metrics.bleu` for a split."""
         return {
             "references": self.references[split],
             "tokenize": tokenize_words,
@@ -61,7 +61,7 @@ class TranslationDataset:
 def load_translation(
     name: str, data_dir: str | Path | None = None, min_count: int = 2
 ) -> TranslationDataset:
-    """Load a parallel corpus and make vocabularies of the words of its training split.
+    """Load a parallel corpus by name, with word vocabularies of its training split.
 
     Words that occur less than `min_count` times are `<unk>`. Raises what `load_parallel_corpus`
     raises.
@@ -82,13 +82,13 @@ def load_translation(
 def subword_translation(
     corpus: ParallelCorpus, vocabulary: SubwordVocabulary
 ) -> TranslationDataset:
-    """A parallel corpus in the sub-words of one vocabulary for both languages.
+    """A translation dataset with one sub-word vocabulary for both languages.
 
     As in Vaswani et al., 2017, "Attention is all you need", section 5.1. The vocabulary is such as
     `subword_vocabulary([*sources, *targets], 8_000)` of `corpus["train"]`.
     """
 
-    def cut(ids: Ids) -> str:
+    def to_words(ids: Ids) -> str:
         return " ".join(tokenize_words(vocabulary.decode(ids)))
 
     return TranslationDataset(
@@ -97,7 +97,7 @@ def subword_translation(
         _encoded(corpus, vocabulary, vocabulary),
         {split: sources for split, (sources, _) in corpus.items()},
         {split: targets for split, (_, targets) in corpus.items()},
-        to_words=cut,
+        to_words=to_words,
         to_sentence=vocabulary.decode,
     )
 
@@ -114,6 +114,8 @@ def _encoded(corpus: ParallelCorpus, source: Vocabulary, target: Vocabulary) -> 
 
 
 def bucket_boundaries(split: Split, buckets: int = 5) -> tuple[int, ...]:
-    """Boundaries for `bucketed` that put about as many pairs in each bucket."""
-    found = np.quantile(pair_lengths(split), np.arange(1, buckets + 1) / buckets, method="higher")
-    return tuple(sorted({int(length) for length in found}))
+    """Boundaries for `bucket_by_length` that give about equally full buckets (quantiles)."""
+    quantiles = np.quantile(
+        pair_lengths(split), np.arange(1, buckets + 1) / buckets, method="higher"
+    )
+    return tuple(sorted({int(length) for length in quantiles}))

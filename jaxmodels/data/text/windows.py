@@ -1,7 +1,4 @@
-"""Windows of a text, for language models that begin each of them anew.
-
-The targets of a window are its tokens shifted by one.
-"""
+"""Fixed-length windows of a text for language models; targets are the tokens shifted by one."""
 
 import math
 from dataclasses import dataclass
@@ -19,13 +16,13 @@ from jaxmodels.special_tokens import PAD
 def windows(
     ids: Ids, length: int, name: str = "text/train", vocab_size: int | None = None
 ) -> Split:
-    """All windows of `length` tokens, one starting at each token: for training.
+    """All (overlapping) windows of `length` tokens, one from each token: for training.
 
-    Fields: `tokens`, `targets` (B, T). An epoch of `.batches(B)` begins at every token once, so its
-    order costs 0.1 s a million tokens; for much longer texts train on `blocks`. To evaluate use
-    `blocks` as well, since windows overlap. `ids` may be a mapped file of any integers. Raises
-    `UserError` for a text of fewer than `length + 1` tokens, and for an id that is not below
-    `vocab_size`, if that is given.
+    Fields: `tokens`, `targets` (B, T). An epoch of `.batches(B)` has a window from every token, and
+    its shuffling costs 0.1 s per million tokens; for much longer texts, and for evaluation, use
+    `disjoint_windows`. `ids` may be a memory-mapped file of any integer dtype. Raises `UserError`
+    for a text of fewer than `length + 1` tokens, and, if `vocab_size` is given, for an id that is
+    not below it.
     """
     check_window_length(length)
     return Split(
@@ -36,10 +33,10 @@ def windows(
 def disjoint_windows(
     ids: Ids, length: int, name: str = "text/test", vocab_size: int | None = None
 ) -> Split:
-    """Windows of `length` tokens, one beginning where the other ends: every target exactly once.
+    """Disjoint windows of `length` tokens: every token except the first is a target once.
 
-    Fields: `tokens`, `targets` (B, T) and `valid` (B, T), False where the last one is filled up.
-    The first token of the text is no target. Raises `UserError` for a text of fewer than 2 tokens.
+    Fields: `tokens`, `targets` (B, T) and `valid` (B, T), False for the padding of the last window.
+    Raises `UserError` for a text of fewer than 2 tokens.
     """
     check_window_length(length)
     return Split(
@@ -49,7 +46,7 @@ def disjoint_windows(
 
 @dataclass(frozen=True, eq=False)
 class WindowSource:
-    """Window i is the tokens i..i+length-1."""
+    """Overlapping windows; window i is the tokens i..i+length-1."""
 
     name: str
     ids: np.ndarray
@@ -57,23 +54,19 @@ class WindowSource:
     in_memory: ClassVar[bool] = True
 
     def __len__(self) -> int:
-        """How many places a window can begin at."""
         return len(self.ids) - self.length
 
     def __getitem__(self, index: int) -> NumpyBatch:
-        """One window."""
         return {key: rows[0] for key, rows in self.read(np.array([index])).items()}
 
     def read(self, indices: np.ndarray) -> NumpyBatch:
-        """Several windows, in one gather."""
-        places = indices[:, None] + np.arange(self.length + 1)
-        found = self.ids[places]
-        return {"tokens": to_int32(found[:, :-1]), "targets": to_int32(found[:, 1:])}
+        ids = self.ids[indices[:, None] + np.arange(self.length + 1)]
+        return {"tokens": to_int32(ids[:, :-1]), "targets": to_int32(ids[:, 1:])}
 
 
 @dataclass(frozen=True, eq=False)
 class DisjointWindowSource:
-    """Window i is the tokens i*length..(i+1)*length-1."""
+    """Disjoint windows; window i is the tokens i*length..(i+1)*length-1."""
 
     name: str
     ids: np.ndarray
@@ -81,24 +74,21 @@ class DisjointWindowSource:
     in_memory: ClassVar[bool] = True
 
     def __len__(self) -> int:
-        """How many windows hold all targets."""
         return math.ceil((len(self.ids) - 1) / self.length)
 
     def __getitem__(self, index: int) -> NumpyBatch:
-        """One window."""
         return {key: rows[0] for key, rows in self.read(np.array([index])).items()}
 
     def read(self, indices: np.ndarray) -> NumpyBatch:
-        """Several windows, in one gather."""
         return targets_in_range(self.ids, indices * self.length, len(self.ids) - 1, self.length)
 
 
 def targets_in_range(
     ids: np.ndarray, starts: np.ndarray, stops: np.ndarray | int, length: int
 ) -> NumpyBatch:
-    """Windows from `starts` on; `valid` where the input stands before its row's stop."""
-    places = starts[:, None] + np.arange(length)
-    valid = places < np.asarray(stops).reshape(-1, 1)
-    tokens = np.where(valid, ids[np.where(valid, places, 0)], PAD)
-    targets = np.where(valid, ids[np.where(valid, places + 1, 0)], PAD)
+    """Windows that begin at `starts`; `valid` for input positions before the row's stop."""
+    positions = starts[:, None] + np.arange(length)
+    valid = positions < np.asarray(stops).reshape(-1, 1)
+    tokens = np.where(valid, ids[np.where(valid, positions, 0)], PAD)
+    targets = np.where(valid, ids[np.where(valid, positions + 1, 0)], PAD)
     return {"tokens": to_int32(tokens), "targets": to_int32(targets), "valid": valid}
