@@ -144,7 +144,7 @@ def test_a_stopped_and_a_lost_run_go_on_exactly_on_another_machine(disk, whole, 
     assert_identical(raw(outcome.state), expected.state)
     figures = [line for line in lines if "test/error" in line]
     assert numbers(folder, "test/") == figures
-    for name, value in expected.figures.items():
+    for name, value in expected.metrics.items():
         np.testing.assert_array_equal(experiment.results(URL)[name], value)
     assert_identical(raw(experiment.params(URL)), expected.state.params)
     assert (folder / "report.html").stat().st_size > 10_000

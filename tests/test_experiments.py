@@ -29,12 +29,13 @@ SMALL = {
     },
     "gru_adding_problem": {"length": 10},
     "gru_multi30k": {"dataset": "numbers", "embedding": 8, "features": 16, "beam_size": 1},
-    "iwae_mnist": {"dataset": "digits", "samples": 5, "judged_by": 50},
+    "iwae_mnist": {"dataset": "digits", "samples": 5, "eval_samples": 50},
     "lenet_mnist": {"dataset": "digits"},
     "lstm_addition": {"digits": 1, "width": 16},
     "lstm_ptb": {"dataset": "stdlib", "length": 35, "min_count": 100},
     "mlp_mnist": {"dataset": "digits", "widths": (16, 16)},
     "resnet_cifar10": {"dataset": "digits", "depth": 8},
+    "transfer_mnist": {"dataset": "digits"},
     "transformer_multi30k": {"dataset": "numbers", "width": 32, "depth": 1, "beam_size": 1},
     "vae_digits": {"hidden": 16},
     "vae_mnist": {"dataset": "digits", "hidden": 16},
@@ -59,16 +60,16 @@ def test_an_experiment_is_a_short_claim(path):
     assert len(path.read_text().splitlines()) <= 75
     claim = make(**SMALL[path.stem], steps=20, batch_size=8)
     assert claim.published
-    assert claim.best_figure.partition("/")[0] in claim.evaluate
+    assert claim.best_metric.partition("/")[0] in claim.evaluate
     documented = [name for name in inspect.signature(make).parameters if f"{name}:" in make.__doc__]
     assert documented == list(inspect.signature(make).parameters)
 
 
 def test_an_autoencoder_is_held_to_the_figure_of_its_samples_and_layers():
     make = load(FILES[0].with_name("iwae_mnist.py"))
-    small = {"dataset": "digits", "judged_by": 50, "steps": 20, "batch_size": 8}
-    assert make(**small, samples=1).published == {"test/nll": 86.76}
-    assert make(**small, latents=(100, 50)).published == {"test/nll": 82.90}
+    small = {"dataset": "digits", "eval_samples": 50, "steps": 20, "batch_size": 8}
+    assert make(**small, samples=1).published.metrics == {"test/nll": 86.76}
+    assert make(**small, latents=(100, 50)).published.metrics == {"test/nll": 82.90}
     assert not make(**small, samples=2).published
 
 
@@ -87,16 +88,17 @@ def test_two_steps_resumed_equal_two_steps_in_a_row(path, tmp_path):
 
     def run(folder, steps, claim):
         folder.mkdir(exist_ok=True)
-        described = {"experiment": path.stem, "claim": path.stem}
+        described = {"experiment": path.stem, "description": path.stem, "metrics": {}}
         (folder / "config.json").write_text(json.dumps(described))
         return train(dataclasses.replace(claim, steps=steps), Options(), folder)
 
-    # Only what is looked at is judged.
-    unjudged = dataclasses.replace(claim, evaluate={}, published={}, pictures=lambda *_: ())
-    whole = run(tmp_path / "whole", 2, unjudged)
-    run(tmp_path / "parts", 1, unjudged)
+    # Only what is looked at is evaluated.
+    bare = {"evaluate": {}, "published": None, "best": None, "report": lambda *_: ()}
+    unevaluated = dataclasses.replace(claim, **bare)
+    whole = run(tmp_path / "whole", 2, unevaluated)
+    run(tmp_path / "parts", 1, unevaluated)
     parts = run(tmp_path / "parts", 2, claim)
     jax.tree.map(np.testing.assert_array_equal, whole.state.params, parts.state.params)
     jax.tree.map(np.testing.assert_array_equal, whole.state.collections, parts.state.collections)
     assert (tmp_path / "parts" / "report.html").stat().st_size > 5_000
-    assert set(parts.figures) >= set(claim.published)
+    assert set(parts.metrics) >= set(claim.published.metrics)

@@ -94,14 +94,14 @@ def test_what_does_not_fit_is_changed_until_it_does(tmp_path, capsys):
 def test_a_change_that_cannot_be_made_is_told_and_left():
     rule = match({"Dense_0/bias$": PartitionSpec("fsdp")})
     wide = dataclasses.replace(tiny(width=TOO_WIDE + 2), rule=rule)
-    options = Options(mesh="data=4,fsdp=2", saved="dots")
+    options = Options(mesh="data=4,fsdp=2", remat="dots")
     target = plan.target("v5e:2x4")
     refused, *others = tried(wide, options, target, plan_for(wide, options, target))
     assert refused[0] == {"mesh": "fsdp=-1"}
     assert "Dense_0/bias" in str(refused[1])
     assert [change for change, _ in others] == [
-        {"saved": "nothing"},
-        {"saved": "nothing", "batch-size": "8"},
+        {"remat": "full"},
+        {"remat": "full", "batch-size": "8"},
     ]
     assert not any(other.fits for _, other in others)
 

@@ -67,7 +67,7 @@ def test_a_run_leaves_its_numbers_its_state_and_its_page(uninterrupted):
     }
     assert any((outcome.folder / "tensorboard").iterdir())
     assert steps_of(outcome.folder)[-1] == 12
-    for words in "test/error", "published", str(outcome.folder), "report.html", "continue  uv run":
+    for words in "test/error", "published", str(outcome.folder), "report.html", "resume    uv run":
         assert words in printed
     page = (outcome.folder / "report.html").read_text()
     assert "A small experiment" in page
@@ -82,8 +82,8 @@ def test_a_run_leaves_its_numbers_its_state_and_its_page(uninterrupted):
 def test_results_and_params_are_read_back(uninterrupted):
     outcome, _ = uninterrupted()
     results = experiment.results(outcome.folder)
-    assert results.keys() == outcome.figures.keys()
-    for name, value in outcome.figures.items():
+    assert results.keys() == outcome.metrics.keys()
+    for name, value in outcome.metrics.items():
         np.testing.assert_array_equal(results[name], value)
     assert results["test/confusion"].sum() == 360
     read = functools.partial(experiment.params, outcome.folder)
@@ -181,7 +181,7 @@ def test_a_signal_saves_and_says_how_to_go_on(number, uninterrupted, tmp_path, c
     step = steps_of(tmp_path / "run")[-1]
     assert step == 7  # batches are read two ahead
     printed = capsys.readouterr().out
-    assert f"stopped and saved at step {step}; go on with\n  uv run" in printed
+    assert f"stopped and saved at step {step}; resume with\n  uv run" in printed
     assert f"--out {tmp_path / 'run'}" in printed
     outcome, printed = quietly(tiny, *EVERY, "--out", tmp_path / "run")
     assert f"going on at {step}" in printed
@@ -195,8 +195,8 @@ def test_a_finished_run_is_only_judged_again(copied, uninterrupted):
     expected, _ = uninterrupted()
     outcome, _ = quietly(tiny, *EVERY, "--out", copied)
     assert_identical(raw(outcome.state), expected.state)
-    assert outcome.figures.keys() == expected.figures.keys()
-    assert outcome.figures["test/error"] == expected.figures["test/error"]
+    assert outcome.metrics.keys() == expected.metrics.keys()
+    assert outcome.metrics["test/error"] == expected.metrics["test/error"]
     assert numbers(outcome.folder) == numbers(expected.folder)
 
 

@@ -24,7 +24,7 @@ from jaxmodels.data import image
 from jaxmodels.data.batches import Batches
 from jaxmodels.data.shuffle import shuffled
 from jaxmodels.errors import UserError
-from jaxmodels.experiment import Experiment, run
+from jaxmodels.experiment import Experiment, Published, run
 
 
 class Net(nn.Module):
@@ -74,20 +74,26 @@ def tiny(
     return Experiment(
         objective=objectives.classification(model),
         optimizer=optax.chain(optax.adam(rate), optimizers.ema(0.9)),
-        evaluated=lambda state: optimizers.averaged(state.opt_state),
+        eval_params=optimizers.averaged,
         train=data.split(train, "digits/train", 10).batches(batch_size, image.random_crop(1)),
         evaluate={"test": metrics.classification(model, digits["test"])},
         steps=steps,
-        published={"test/error": 0.5},
+        published=Published({"test/error": 0.5}, "digits"),
     )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Disturbed(Batches):
-    """Batches at one of which something happens."""
+    """Batches at one of which something happens, once they have the run's seed, and no other."""
 
     at: int = 0
     act: Callable[[], None] = lambda: None
+    seeded: bool = False
+
+    def reseed(self, seed):
+        if self.seeded:
+            return Batches(self.split, self.batch_size, self.transform, seed)
+        return dataclasses.replace(self, seed=seed, seeded=True)
 
     def iterate(self, start, stop, rows=None):
         for n, batch in enumerate(super().iterate(start, stop, rows), start):

@@ -30,6 +30,7 @@ from jaxmodels.experiment.files import (
     write_text,
 )
 from jaxmodels.experiment.options import Options
+from jaxmodels.experiment.start import provenance
 from jaxmodels.train.collective import from_first
 
 PACKAGES = "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"
@@ -64,7 +65,7 @@ def open_folder(
         "changed": plain(changed_hyperparameters(make, hyperparameters, experiment)),
         "metrics": {k: dataclasses.asdict(kind) for k, kind in experiment.metric_types.items()},
         "steps": experiment.steps,
-        "start": plain(experiment.start.provenance) if experiment.start else None,
+        "start": plain(provenance(experiment.start)),
         "trainable": experiment.trainable if isinstance(experiment.trainable, str) else None,
         "eval_params": getattr(experiment.eval_params, "__name__", None),
         "options": plain(dataclasses.asdict(options)),

@@ -34,8 +34,8 @@ def write_page(
         else []
     )
     results = _results(experiment, metrics, config)
-    del config["metrics"]  # units, which every value of the page has beside it
-    title, _, subtitle = config.pop("description").partition("\n")
+    config.pop("metrics", None)  # units, which every value of the page has beside it
+    title, _, subtitle = (config.pop("description", None) or "").partition("\n")
     sections = [
         report.comparison(results),
         report.curves(series, experiment.metric_types),

@@ -4,8 +4,8 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 
@@ -21,27 +21,19 @@ AVERAGED = "averaged"
 """In a run's config: what was evaluated is the average that `optimizers.ema` keeps."""
 
 
-@runtime_checkable
-class Start(Protocol):
-    """What a run begins with in the place of initial params.
+Start = Callable[[State], State]
+"""What a run begins with in the place of initial params: a function `state -> state`.
 
-    It is called with the initial state, placed on the mesh, and returns one of the same shapes and
-    placement. The optimizer's state is then made anew for its params, unless it was changed too.
-    """
-
-    @property
-    def provenance(self) -> Mapping[str, Any]:
-        """Where the params are from, for the run's config: plain values."""
-        ...
-
-    def __call__(self, state: State) -> State:
-        """The state to begin with."""
-        ...
+It is called with the initial state, placed on the mesh, and returns one of the same shapes. The
+optimizer's state is then made anew for its params, unless it was changed too. Its attribute
+`provenance`, a mapping of plain values that says where the params are from, goes into the run's
+config; without one, its name does.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
 class FromRun:
-    """The params and collections of the newest good checkpoint of a run; see `from_run`."""
+    """See `from_run`."""
 
     folder: str
     new: str = ""
@@ -134,6 +126,14 @@ def from_run(folder: str | os.PathLike[str], new: str = "") -> FromRun:
         UserError: no run is there, or its leaves are others: they are named.
     """
     return FromRun(os.fspath(folder), new)
+
+
+def provenance(start: Start | None) -> Any:
+    """What a run's config says of its start; None without one."""
+    if start is None:
+        return None
+    named = getattr(start, "__qualname__", type(start).__qualname__)
+    return getattr(start, "provenance", {"function": named})
 
 
 def started(state: State, start: Start, optimizer: Any, trained: Any) -> State:

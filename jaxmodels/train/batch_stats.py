@@ -25,9 +25,10 @@ def batch_stats_estimator(
 ) -> Callable[[Params, Collections], Collections]:
     """Make `(params, collections) -> collections` with the statistics that belong to the params.
 
-    They are means over the first batches of `batches`, in training mode; the same for the same
-    params. `objective` takes batches as they are stored.
+    They are means over the first batches of `batches`, in training mode and in the order of seed 0:
+    a function of the params alone. `objective` takes batches as they are stored.
     """
+    batches = batches.reseed(0)
     one = jax.jit(lambda *args: _of_batch(objective, mesh, *args))
     count = max(1, min(BATCHES, len(batches.split) // batches.batch_size))
 
