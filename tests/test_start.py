@@ -63,7 +63,7 @@ def test_a_run_is_evaluated_again_where_it_is(source):
 def test_a_run_that_goes_on_does_not_start_again(source, tmp_path):
     folder, _ = source
     arguments = "--start", folder, "--out", tmp_path / "run"
-    whole, _ = quietly(tiny, *arguments, "--steps", 4)
+    quietly(tiny, *arguments, "--steps", 4)
     again, printed = quietly(tiny, *arguments, "--steps", 6)
     assert "resumed at 4" in printed
     straight, _ = quietly(tiny, "--start", folder, "--out", tmp_path / "straight", "--steps", 6)
@@ -107,7 +107,7 @@ def test_a_head_may_be_new(source, tmp_path):
     ("arguments", "message"),
     [
         (["--start", "{tmp}/nothing"], "no run is there"),
-        (["--start", "{folder}", "--width", "32"], r"params/Dense_0/kernel: expected float32\[64"),
+        (["--start", "{folder}", "--width", "32"], "ema/Dense_1/kernel: expected float32[32, 10], found float32[64, 10]"),
         (["--evaluate", "--plan", "cpu:8"], "exclude each other"),
     ],
 )
@@ -116,9 +116,7 @@ def test_a_start_that_does_not_fit_is_refused(arguments, message, source, tmp_pa
     with pytest.raises(SystemExit) as exit_:
         quietly(tiny, *filled, "--out", tmp_path / "run")
     assert exit_.value.code == 2
-    import re
-
-    assert re.search(message.replace("64", r"\d+"), capsys.readouterr().err)
+    assert message in capsys.readouterr().err
 
 
 def test_a_run_of_version_0_1_is_refused(source, tmp_path, capsys):
