@@ -107,7 +107,10 @@ def test_a_head_may_be_new(source, tmp_path):
     ("arguments", "message"),
     [
         (["--start", "{tmp}/nothing"], "no run is there"),
-        (["--start", "{folder}", "--width", "32"], "ema/Dense_1/kernel: expected float32[32, 10], found float32[64, 10]"),
+        (
+            ["--start", "{folder}", "--width", "32"],
+            "ema/Dense_1/kernel: expected float32[32, 10], found float32[64, 10]",
+        ),
         (["--evaluate", "--plan", "cpu:8"], "exclude each other"),
     ],
 )

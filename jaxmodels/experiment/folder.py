@@ -142,14 +142,12 @@ def _refuse_other(folder: Folder, config: Mapping[str, Any]) -> dict[str, Any] |
         return None
     try:
         there = json.loads(path.read_text())
-        check_version(there, f"--out {folder}")
         differences = _differences(there, config)
-    except UserError:
-        raise
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(
             f"{path} is not what a run writes; give the folder of a run, or a new one"
         ) from None
+    check_version(there, f"--out {folder}")
     if not _begun(folder):
         return None
     if differences:
