@@ -1,3 +1,3 @@
-"""Models of the large-model era as pure functions on JAX."""
+"""Neural networks as pure functions on JAX and Flax Linen: models, training, evaluation."""
 
 __version__ = "0.2.0"

@@ -40,8 +40,8 @@ class Options:
     """Sizes of the mesh axes."""
     rows: float = 1.0
     """Rows of the batch per device; each is as long as the model's context."""
-    remat: str = "nothing"
-    """Rematerialisation of blocks: a name in `adapters.remat.POLICIES`."""
+    remat: str = "full"
+    """Rematerialisation of blocks: none, dots (keep dense layers) or full."""
     out: Path | None = None
     """A file to which all plans are appended as JSON, one per line."""
 

@@ -258,7 +258,7 @@ class TestPairs:
                 text.pairs([[4, 5], [1], [5, special, 4]], [[4], [4], [4]])
         with pytest.raises(UserError, match=r"1 of 2 pairs .* longer than 3, first pair 1, .* 5"):
             text.pairs([[4], [5, 6, 7]], [[4], [4]], length=3)
-        with pytest.raises(UserError, match="is no split of pairs"):
+        with pytest.raises(UserError, match="is not a split of sentence pairs"):
             text.pair_lengths(text.windows(IDS, T))
 
 

@@ -23,8 +23,8 @@ CHECKS = """
 assert scalars["loss"] < 1.5
 assert per_example["conv1"]["kernel"].shape == (128, 3, 3, 1, 32)
 assert first["image"].shape == (64, 28, 28, 1)
-assert written.shape == (1, 40)
-assert figures["test/error"] <= 1
+assert sampled.shape == (1, 40)
+assert results["test/error"] <= 1
 assert params["output"]["kernel"].shape == (16, 10)
 assert logits.shape == (64, 10)
 """
