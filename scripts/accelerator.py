@@ -1,10 +1,10 @@
-"""How fast one GPU or TPU trains and writes: GPT-2 small and ResNet-50, beside PyTorch's.
+"""Benchmark of one GPU or TPU: GPT-2 small, ResNet-50 and decoding, against PyTorch.
 
-PyTorch, where it is installed and has the same device, takes turns with ours in a process of its
-own, as in `benchmark.py`: the same sizes and optimizer in bfloat16, through `torch.compile`, with
-flash attention, fused optimizers, channels last. Batches are random and made once.
+If PyTorch is installed and has the same device, it alternates with ours in its own process, as in
+`benchmark.py`: the same sizes and optimizer in bfloat16, with `torch.compile`, flash attention,
+fused optimizers, channels last. Batches are random and made once.
 
-Targets: GPT-2 small with its 1,024 tokens at 50 % utilisation at least, and faster than PyTorch;
+Targets: GPT-2 small with 1,024 tokens at 50 % MFU or more, and faster than PyTorch;
 ResNet-50 faster than PyTorch with channels last in bfloat16.
 
     uv run --extra cuda --with torch scripts/accelerator.py
@@ -47,7 +47,7 @@ Loss = Literal["whole", "chunks"]
 Kernel = Literal["chosen", "xla", "cudnn"]
 
 BASE = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-"""By default jax takes three quarters of the memory, and PyTorch has to fit beside it."""
+"""By default jax preallocates three quarters of the memory; PyTorch needs some of it."""
 
 
 @dataclasses.dataclass(frozen=True)

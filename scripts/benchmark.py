@@ -1,8 +1,8 @@
-"""How fast this machine trains: steps, starts, input, checkpoints, beside PyTorch in the same run.
+"""Benchmark on this machine: training steps, start-up, input, checkpoints, against PyTorch.
 
-Where PyTorch is installed, its eager mode takes turns with ours, in a process of its own, and the
-ratio is that of each pair of turns: a machine whose speed drifts slows both. Anything else that
-runs slows PyTorch more, whose threads wait actively: measure on a machine that is otherwise idle.
+If PyTorch is installed, its eager mode alternates with ours, in its own process, and the ratio is
+that of each pair of turns, since the machine's speed may drift. Use an idle machine: other load
+slows PyTorch more, whose threads wait actively.
 
     uv run --with torch scripts/benchmark.py
 """
@@ -47,7 +47,7 @@ def benchmark(
     seconds: float = 1.0,
     megabytes: int = 100,
 ) -> None:
-    """Measure, and print tables.
+    """Run the benchmark and print tables.
 
     Args:
         parts: what to measure.

@@ -1,28 +1,28 @@
 #!/usr/bin/env bash
-# Runs an experiment on every host of a TPU slice, to its end, through preemptions.
+# Run an experiment on every host of a TPU slice, and restart it after preemptions.
 #
-# The run lives on the slice and its state in a bucket; this script only watches. Stopped and given
-# again, it follows the run that is going on.
+# The run is on the slice and its state in a bucket; this script only watches. If it is stopped and
+# started again, it follows the same run.
 #
-# What stands in single quotes is expanded on the hosts:
+# Single-quoted text is expanded on the hosts:
 # shellcheck disable=SC2016
 set -euo pipefail
 
 readonly USAGE="scripts/launch_tpu_vm.sh --name N --zone Z --type T [OPTIONS] -- SCRIPT ARGUMENTS
 
-  --name N          of the slice; made if it is not there
+  --name N          name of the slice, which is created if it does not exist
   --zone Z          such as us-west4-a
-  --type T          such as v5litepod-16
-  --version IMAGE   the slice's software (default: the type's)
-  --project P       (default: gcloud's)
-  --spot            cheaper, and taken away at any time
-  --bucket gs://B   the run's folder is gs://B/N, where SCRIPT is given no --out
-  --dry-run         print the commands, run none
+  --type T          accelerator type, such as v5litepod-16
+  --version IMAGE   software version of the slice (default: the type's)
+  --project P       project (default: gcloud's)
+  --spot            cheaper, but can be preempted at any time
+  --bucket gs://B   the run's folder is gs://B/N if SCRIPT has no --out
+  --dry-run         print the commands without running them
 
 scripts/launch_tpu_vm.sh --name tpu --zone us-west4-a --type v5litepod-16 --spot -- \\
   experiments/gpt_shakespeare.py --dataset stdlib --batch-size 64 --out gs://bucket/runs/gpt
 
-Ends with the run's exit status, or with 3 if there is no getting at the slice."
+The exit status is the run's, or 3 if the slice cannot be reached."
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 poll=${JAXMODELS_POLL:-15} # seconds between two looks at the slice

@@ -1,4 +1,4 @@
-"""The accelerator benchmark's networks in PyTorch, as fast as its users run them.
+"""The accelerator benchmark's networks in PyTorch, with its usual optimizations.
 
 Bfloat16 by autocast over float32 params, the loss compiled together with the model, fused
 optimizers, one product for queries, keys and values, flash attention where

@@ -1,4 +1,4 @@
-"""What the benchmark trains, by name: an objective, an optimizer and a batch."""
+"""Workloads of the benchmark: an objective, an optimizer and a batch, by name."""
 
 import dataclasses
 import functools
@@ -18,12 +18,12 @@ from jaxmodels.models.vae import mlp_vae
 
 Shape = tuple[int, int, int]
 VOCABULARIES = 7_885, 5_905
-"""Of Multi30k."""
+"""Vocabulary sizes of Multi30k, German and English."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """A training step and its batch; `examples` are counted per second."""
+    """A training step's objective, optimizer and batch; `examples` is the number of units in it."""
 
     objective: Any
     optimizer: optax.GradientTransformation

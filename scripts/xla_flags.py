@@ -1,4 +1,4 @@
-"""What may make XLA's programs for GPUs faster, to be measured by `accelerator.py --flags`."""
+"""XLA flags that may speed up GPU programs, for `accelerator.py --flags`."""
 
 from typing import Literal
 
@@ -29,4 +29,4 @@ FLAGS: dict[str, dict[str, str]] = {
         "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.9",
     },
 }
-"""What is added to a process's environment; XLA refuses names that it does not know."""
+"""Environment variables by name of the flag; XLA rejects flags that it does not know."""
