@@ -74,7 +74,7 @@ def _forward(x: Array, kernel: Array, strides: Sequence[int], pads: Pads) -> tup
 
 
 def _backward(
-    strides: Sequence[int], pads: Pads, saved: tuple[Array, Array], dy: Array
+    strides: Sequence[int], pads: Pads, residuals: tuple[Array, Array], dy: Array
 ) -> tuple[Array, Array]:
     def native(x: Array, kernel: Array, dy: Array) -> tuple[Array, Array]:
         return jax.vjp(lambda x, kernel: _native(x, kernel, strides, pads), x, kernel)[1](dy)
@@ -83,7 +83,7 @@ def _backward(
         dkernel = _kernel_gradient(x, dy, kernel.shape[:2], strides, pads)
         return _input_gradient(x.shape, kernel, dy, strides, pads), dkernel
 
-    return lax.platform_dependent(*saved, dy, cpu=cpu, default=native)
+    return lax.platform_dependent(*residuals, dy, cpu=cpu, default=native)
 
 
 _convolve.defvjp(_forward, _backward)
@@ -123,12 +123,14 @@ def _kernel_gradient(
     n = _chunk(B, h * w * size[1] * C * x.dtype.itemsize)
     product = _by_taps if C < 8 else _by_shifts
 
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+
     def add(i: Array, total: Array) -> Array:
         # Every (B/n)th image, so that a batch sharded over devices stays so.
         part = x.reshape(n, -1, H, W, C)[:, i], dy.reshape(n, -1, h, w, F)[:, i]
         return total + product(*part, size, strides, pads)
 
-    total = lax.fori_loop(0, B // n, add, jnp.zeros((*size, C, F), jnp.float32))
+    total = lax.fori_loop(0, B // n, add, jnp.zeros((*size, C, F), wide))
     return total.astype(x.dtype)
 
 
@@ -151,7 +153,7 @@ def _by_taps(x: Array, dy: Array, size: Sequence[int], strides: Sequence[int], p
     total = jnp.dot(
         jnp.stack(taps).reshape(kh * kw * C, -1),
         dy.reshape(-1, F),
-        preferred_element_type=jnp.float32,
+        preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
     )
     return total.reshape(kh, kw, C, F)
 
@@ -175,7 +177,7 @@ def _by_shifts(
     total = jnp.dot(
         jnp.concatenate(shifted).reshape(shifts * F, -1),
         jnp.concatenate(columns, -1).reshape(-1, sh * kw * C),
-        preferred_element_type=jnp.float32,
+        preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
     )
     total = total.reshape(shifts, F, sh, kw, C).transpose(0, 2, 3, 4, 1)
     return total.reshape(shifts * sh, kw, C, F)[:kh]

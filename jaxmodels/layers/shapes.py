@@ -16,6 +16,12 @@ def check_sizes(**sizes: int | Sequence[int]) -> None:
             raise UserError(f"{name} is at least 1; got {size}.")
 
 
+def freeze_sequences(module: nn.Module, *names: str) -> None:
+    """Make tuples of a module's sequences: with a list among its attributes it has no hash."""
+    for name in names:
+        object.__setattr__(module, name, tuple(getattr(module, name)))
+
+
 def check_images(module: nn.Module, x: Array, smallest: int = 1) -> None:
     """Raise `UserError` unless x is (B, H, W, C), floats, with H and W of at least `smallest`."""
     check_floats(module, x)

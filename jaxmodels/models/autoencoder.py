@@ -10,7 +10,14 @@ from jaxtyping import Float, Int
 
 from jaxmodels.errors import UserError
 from jaxmodels.layers.conv import Conv
-from jaxmodels.layers.shapes import check_fan_in, check_images
+from jaxmodels.layers.dense import Dense, OutputDense
+from jaxmodels.layers.shapes import (
+    check_fan_in,
+    check_floats,
+    check_images,
+    check_sizes,
+    freeze_sequences,
+)
 from jaxmodels.models.mlp import MLP
 from jaxmodels.typing import Array
 
@@ -24,22 +31,28 @@ CODER_DIMS = {
     r"(hidden\d*[13579]|coder/hidden|body/hidden)/(kernel|bias)": -1,
     r"(hidden\d*[02468]|mean|log_variance|output)/kernel": -2,
 }
-"""Of the dense layers of encoders and decoders, columns and rows in turn."""
+"""Dimensions of encoders' and decoders' dense layers that may be split: columns, rows in turn."""
 
 
-class Hidden(nn.Module):
+class MLPTrunk(nn.Module):
     """Dense layers with an activation after each; flattens its input."""
 
     widths: Sequence[int]
     activation: Activation = nn.relu
 
+    def __post_init__(self) -> None:
+        freeze_sequences(self, "widths")
+        check_sizes(widths=self.widths)
+        super().__post_init__()
+
     @nn.compact
     def __call__(self, x: Float[Array, "B *shape"]) -> Float[Array, "B D"]:
         """Compute features."""
+        check_floats(self, x)
         x = x.reshape(x.shape[0], -1)
         check_fan_in(self, "hidden1", x)
         for n, width in enumerate(self.widths, start=1):
-            x = self.activation(nn.Dense(width, kernel_init=_glorot, name=f"hidden{n}")(x))
+            x = self.activation(Dense(width, kernel_init=_glorot, name=f"hidden{n}")(x))
         return x
 
 
@@ -50,11 +63,16 @@ class DenseDecoder(nn.Module):
     image_shape: Shape = (28, 28, 1)
     activation: Activation = nn.relu
 
+    def __post_init__(self) -> None:
+        freeze_sequences(self, "widths", "image_shape")
+        check_sizes(image_shape=self.image_shape)
+        super().__post_init__()
+
     @nn.compact
     def __call__(self, z: Float[Array, "B Z"]) -> Float[Array, "B H W C"]:
-        """Compute logits, or other parameters of the pixels."""
-        x = Hidden(self.widths, self.activation, name="hidden")(z)
-        x = nn.Dense(math.prod(self.image_shape), kernel_init=_glorot, name="output")(x)
+        """Compute logits, or other parameters of the pixels, in float32 at least."""
+        x = MLPTrunk(self.widths, self.activation, name="hidden")(z)
+        x = OutputDense(math.prod(self.image_shape), kernel_init=_glorot, name="output")(x)
         return x.reshape(-1, *self.image_shape)
 
 
@@ -63,6 +81,11 @@ class ConvEncoder(nn.Module):
 
     channels: Sequence[int] = (32, 64)
     features: int = 16
+
+    def __post_init__(self) -> None:
+        freeze_sequences(self, "channels")
+        check_sizes(channels=self.channels, features=self.features)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, image: Float[Array, "B *image"]) -> Float[Array, "B D"]:
@@ -75,7 +98,7 @@ class ConvEncoder(nn.Module):
             x = nn.relu(Conv(channels, (3, 3), strides=(2, 2), name=f"conv{n}")(x))
         x = x.reshape(x.shape[0], -1)
         check_fan_in(self, "hidden", x)
-        return nn.relu(nn.Dense(self.features, kernel_init=_glorot, name="hidden")(x))
+        return nn.relu(Dense(self.features, kernel_init=_glorot, name="hidden")(x))
 
 
 class ConvDecoder(nn.Module):
@@ -88,22 +111,29 @@ class ConvDecoder(nn.Module):
     channels: Sequence[int] = (64, 32)
     image_shape: Shape = (28, 28, 1)
 
+    def __post_init__(self) -> None:
+        freeze_sequences(self, "channels", "image_shape")
+        check_sizes(layers=len(self.channels), channels=self.channels, image_shape=self.image_shape)
+        super().__post_init__()
+
     @nn.compact
     def __call__(self, z: Float[Array, "B Z"]) -> Float[Array, "B H W C"]:
-        """Compute logits, or other parameters of the pixels."""
+        """Compute logits, or other parameters of the pixels, in float32 at least."""
         H, W, C = self.image_shape
         _check_divisible((H, W), len(self.channels))
         shrunk = 2 ** len(self.channels)
         small = (H // shrunk, W // shrunk, self.channels[0])
-        x = nn.relu(nn.Dense(math.prod(small), kernel_init=_glorot, name="hidden")(z))
+        x = nn.relu(Dense(math.prod(small), kernel_init=_glorot, name="hidden")(z))
         x = x.reshape(-1, *small)
         for n, channels in enumerate(self.channels, start=1):
             x = nn.relu(Conv(channels, (3, 3), name=f"conv{n}")(_doubled(x)))
+        # The kernel's products with bfloat16 are exact in float32: only the sums differ.
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         return Conv(C, (3, 3), name="output")(x)
 
 
-class Labelled(nn.Module):
-    """A network that flattens its input, such as `Hidden`, given a label beside it.
+class Conditioned(nn.Module):
+    """A network conditioned on a label: one that flattens its input, such as `MLPTrunk`.
 
     The label's indicator is appended to the input (Sohn et al. 2015, "Learning structured output
     representation using deep conditional generative models"; Kingma et al. 2014, model M2).
@@ -112,15 +142,19 @@ class Labelled(nn.Module):
     network: nn.Module
     num_classes: int
 
+    def __post_init__(self) -> None:
+        check_sizes(num_classes=self.num_classes)
+        super().__post_init__()
+
     def __call__(self, x: Float[Array, "B *shape"], label: Int[Array, " B"]) -> Array:
-        """Compute what the network does of (B, D + K)."""
+        """Apply the network to (B, D + K)."""
         x = x.reshape(x.shape[0], -1)
         indicator = jax.nn.one_hot(label, self.num_classes, dtype=x.dtype)
         return self.network(jnp.concatenate([x, indicator], axis=-1))  # pyright: ignore[reportCallIssue]
 
     @property
     def image_shape(self) -> Shape:
-        """Of the images that the network decodes."""
+        """Shape of the images that the network decodes to."""
         return self.network.image_shape  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -136,9 +170,10 @@ class Autoencoder(nn.Module):
     def __call__(
         self, image: Float[Array, "B *image"], train: bool = False
     ) -> Float[Array, "B H W C"]:
-        """Compute the logits of images in 0..1."""
+        """Compute the logits of images in [0, 1]."""
         check_image_shape(self, self.decoder, image)
-        return self.decoder(self.encoder(image))  # pyright: ignore[reportCallIssue]
+        codes = self.encoder(image)  # pyright: ignore[reportCallIssue]
+        return self.decoder(codes.astype(image.dtype))  # pyright: ignore[reportCallIssue]
 
     @property
     def tensor_dims(self) -> Mapping[str, int]:
@@ -157,7 +192,8 @@ class Autoencoder(nn.Module):
 def check_image_shape(
     module: nn.Module, decoder: nn.Module, image: Array, parameters: int = 1
 ) -> None:
-    """Raise `UserError` unless the decoder makes `parameters` numbers for each of a pixel's."""
+    """Raise `UserError` unless the decoder has `parameters` outputs for each value of an image."""
+    check_floats(module, image)
     H, W, C = decoder.image_shape  # pyright: ignore[reportAttributeAccessIssue]
     if (*image.shape[1:3], image.shape[-1] * parameters) == (H, W, C) and image.ndim == 4:
         return
@@ -185,7 +221,7 @@ def _doubled(x: Float[Array, "B H W C"]) -> Array:
 
 def shallow_autoencoder(image_shape: Shape = (28, 28, 1), hidden: int = 128) -> Autoencoder:
     """784-128-784 with ReLU: 201,616 parameters on 28x28 images."""
-    return Autoencoder(Hidden((hidden,)), DenseDecoder((), image_shape))
+    return Autoencoder(MLPTrunk((hidden,)), DenseDecoder((), image_shape))
 
 
 def deep_autoencoder(

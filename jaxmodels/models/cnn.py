@@ -9,7 +9,9 @@ from jaxtyping import Float
 from jaxmodels.errors import UserError
 from jaxmodels.kernels.pool import max_pool
 from jaxmodels.layers.conv import Conv
-from jaxmodels.layers.shapes import check_fan_in, check_images
+from jaxmodels.layers.dense import Dense, OutputDense
+from jaxmodels.layers.dropout import Dropout
+from jaxmodels.layers.shapes import check_fan_in, check_images, check_sizes, freeze_sequences
 from jaxmodels.typing import Array
 
 
@@ -27,6 +29,10 @@ class LeNet(nn.Module):
     activation: Callable[[Array], Array] = nn.relu
     pool: Callable[[Array], Array] = max_pool
 
+    def __post_init__(self) -> None:
+        check_sizes(num_classes=self.num_classes)
+        super().__post_init__()
+
     @nn.compact
     def __call__(self, x: Float[Array, "B *image"], train: bool = False) -> Float[Array, "B K"]:
         """Compute logits of (B, 32, 32, C), or of (B, 28, 28, C), padded with zeros to 32x32."""
@@ -37,9 +43,9 @@ class LeNet(nn.Module):
         x = self.activation(Conv(16, (5, 5), padding="VALID", name="c3")(x))
         x = self.pool(x)
         x = x.reshape(x.shape[0], -1)
-        x = self.activation(nn.Dense(120, name="c5")(x))
-        x = self.activation(nn.Dense(84, name="f6")(x))
-        return nn.Dense(self.num_classes, name="output")(x)
+        x = self.activation(Dense(120, name="c5")(x))
+        x = self.activation(Dense(84, name="f6")(x))
+        return OutputDense(self.num_classes, name="output")(x)
 
     @property
     def tensor_dims(self) -> Mapping[str, int]:
@@ -77,19 +83,24 @@ class ConvNet(nn.Module):
     hidden: int = 128
     dropout: tuple[float, float] = (0.0, 0.0)
 
+    def __post_init__(self) -> None:
+        freeze_sequences(self, "channels", "dropout")
+        check_sizes(num_classes=self.num_classes, channels=self.channels, hidden=self.hidden)
+        super().__post_init__()
+
     @nn.compact
     def __call__(self, x: Float[Array, "B *image"], train: bool = False) -> Float[Array, "B K"]:
-        """Compute logits."""
+        """Compute logits, in float32 at least."""
         check_images(self, x, smallest=4)
         check_fan_in(self, "conv1", x)
         for n, channels in enumerate(self.channels, start=1):
             x = max_pool(nn.relu(Conv(channels, (3, 3), name=f"conv{n}")(x)))
         x = x.reshape(x.shape[0], -1)
         check_fan_in(self, "hidden", x)
-        x = nn.Dropout(self.dropout[0], deterministic=not train)(x)
-        x = nn.relu(nn.Dense(self.hidden, name="hidden")(x))
-        x = nn.Dropout(self.dropout[1], deterministic=not train)(x)
-        return nn.Dense(self.num_classes, name="output")(x)
+        x = Dropout(self.dropout[0])(x, train)
+        x = nn.relu(Dense(self.hidden, name="hidden")(x))
+        x = Dropout(self.dropout[1])(x, train)
+        return OutputDense(self.num_classes, name="output")(x)
 
     @property
     def tensor_dims(self) -> Mapping[str, int]:

@@ -4,12 +4,20 @@ from collections.abc import Callable, Mapping, Sequence
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jaxtyping import Float
 
 from jaxmodels.errors import UserError
 from jaxmodels.layers import distributions
 from jaxmodels.layers.distributions import Likelihood, bernoulli
-from jaxmodels.models.autoencoder import CODER_DIMS, DenseDecoder, Hidden, Shape, check_image_shape
+from jaxmodels.layers.shapes import check_sizes, freeze_sequences
+from jaxmodels.models.autoencoder import (
+    CODER_DIMS,
+    DenseDecoder,
+    MLPTrunk,
+    Shape,
+    check_image_shape,
+)
 from jaxmodels.models.vae import (
     DiagonalGaussian,
     Draws,
@@ -38,6 +46,15 @@ class HierarchicalVAE(nn.Module):
     decoder: nn.Module
     likelihood: Likelihood = bernoulli
 
+    def __post_init__(self) -> None:
+        freeze_sequences(self, "posteriors", "priors")
+        if len(self.posteriors) != len(self.priors) + 1:
+            raise UserError(
+                "Each layer of latents has a posterior, and each but the top one a prior; got "
+                f"{len(self.posteriors)} posteriors and {len(self.priors)} priors."
+            )
+        super().__post_init__()
+
     def __call__(
         self,
         image: Float[Array, "B *image"],
@@ -51,23 +68,22 @@ class HierarchicalVAE(nn.Module):
                 f"{type(self).__name__} takes images alone, got {len(conditions)} more inputs. "
                 "Leave them out (`inputs`), or for labels take `models.vae.conditional_vae`."
             )
+        check_sizes(samples=samples)
         check_image_shape(self, self.decoder, image, self.likelihood.parameters)
-        B, total, top = len(image), 0.0, len(self.posteriors) - 1
-        mean, log_variance = self.posteriors[0](image)
-        mean, log_variance = repeated(mean, samples), repeated(log_variance, samples)
-        drawn = [distributions.reparameterize(self.make_rng("sample"), mean, log_variance)]
-        for n, prior in enumerate(self.priors):
-            total += log_density(drawn[n], mean, log_variance)
-            flat = drawn[n].reshape(B * samples, -1)
-            mean, log_variance = (x.reshape(B, samples, -1) for x in self.posteriors[n + 1](flat))
-            drawn.append(distributions.reparameterize(self.make_rng("sample"), mean, log_variance))
-            given = prior(drawn[n + 1].reshape(B * samples, -1))
-            total -= log_density(drawn[n], *(x.reshape(B, samples, -1) for x in given))
-        log_ratio = log_density(drawn[top], mean, log_variance) - log_density(drawn[top])
+        dtype = image.dtype
+        mean, log_variance = (repeated(x, samples) for x in self.posteriors[0](image))
+        z = distributions.reparameterize(self.make_rng("sample"), mean, log_variance)
+        first, log_ratio = z, 0.0
+        for prior, posterior in zip(self.priors, self.posteriors[1:], strict=True):
+            log_ratio += log_density(z, mean, log_variance)
+            mean, log_variance = _on_draws(posterior, z.astype(dtype))
+            above = distributions.reparameterize(self.make_rng("sample"), mean, log_variance)
+            log_ratio -= log_density(z, *_on_draws(prior, above.astype(dtype)))
+            z = above
         return Draws(
-            decode_draws(self.decoder, drawn[0]),
-            total + distributions.kl_to_standard(mean, log_variance),
-            total + log_ratio,
+            decode_draws(self.decoder, first.astype(dtype)),
+            log_ratio + distributions.kl_to_standard(mean, log_variance),
+            log_ratio + log_density(z, mean, log_variance) - log_density(z),
         )
 
     @property
@@ -90,10 +106,17 @@ class HierarchicalVAE(nn.Module):
 
     def sample(self, count: int) -> Array:
         """Draw the latents from the top down, and give their expected images (count, H, W, C)."""
-        z = jax.random.normal(self.make_rng("sample"), (count, self.posteriors[-1].latents))
+        shape = count, self.posteriors[-1].latents
+        z = jax.random.normal(self.make_rng("sample"), shape, jnp.float32)
         for prior in reversed(self.priors):
             z = distributions.reparameterize(self.make_rng("sample"), *prior(z))
         return self.likelihood.expected(self.decoder(z))  # pyright: ignore[reportCallIssue]
+
+
+def _on_draws(network: DiagonalGaussian, z: Float[Array, "B k Z"]) -> tuple[Array, Array]:
+    """Means and log-variances (B, k, Z) that a network computes of each draw."""
+    mean, log_variance = network(z.reshape(-1, z.shape[-1]))
+    return mean.reshape(*z.shape[:2], -1), log_variance.reshape(*z.shape[:2], -1)
 
 
 def burda_vae(
@@ -114,11 +137,11 @@ def burda_vae(
         )
     return HierarchicalVAE(
         tuple(
-            DiagonalGaussian(Hidden(tuple(w), activation), Z)
+            DiagonalGaussian(MLPTrunk(tuple(w), activation), Z)
             for w, Z in zip(widths, latents, strict=True)
         ),
         tuple(
-            DiagonalGaussian(Hidden(tuple(w)[::-1], activation), Z)
+            DiagonalGaussian(MLPTrunk(tuple(w)[::-1], activation), Z)
             for w, Z in zip(widths[1:], latents, strict=False)
         ),
         DenseDecoder(tuple(widths[0])[::-1], image_shape, activation),

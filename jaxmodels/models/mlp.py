@@ -5,15 +5,20 @@ from collections.abc import Callable, Mapping, Sequence
 import flax.linen as nn
 from jaxtyping import Float
 
-from jaxmodels.layers.shapes import check_fan_in
+from jaxmodels.errors import UserError
+from jaxmodels.layers.dense import Dense, OutputDense
+from jaxmodels.layers.dropout import Dropout
+from jaxmodels.layers.shapes import check_fan_in, check_floats, check_sizes, freeze_sequences
 from jaxmodels.typing import Array
 
 DENSE_DIMS = {r"hidden\d*[13579]/": -1, r"(hidden\d*[02468]|output)/kernel": -2}
-"""Of dense layers one after the other, columns and rows in turn."""
+"""Dimensions of stacked dense layers that may be split: columns and rows in turn."""
 
 
 class MLP(nn.Module):
-    """Dense layers with an activation and dropout after each but the last; flattens its input.
+    """Multi-layer perceptron: dense layers, each but the last with an activation and dropout.
+
+    Flattens its input.
 
     Attributes:
         widths: of every layer, the output layer's (classes, or regression targets) last.
@@ -25,16 +30,24 @@ class MLP(nn.Module):
     dropout: float = 0.0
     activation: Callable[[Array], Array] = nn.relu
 
+    def __post_init__(self) -> None:
+        freeze_sequences(self, "widths")
+        if not self.widths:
+            raise UserError("An MLP needs the width of its output layer at least; got no widths.")
+        check_sizes(widths=self.widths)
+        super().__post_init__()
+
     @nn.compact
     def __call__(self, x: Float[Array, "B *shape"], train: bool = False) -> Float[Array, "B K"]:
-        """Compute logits or regression outputs."""
+        """Compute logits or regression outputs, in float32 at least."""
+        check_floats(self, x)
         x = x.reshape(x.shape[0], -1)
         *hidden, outputs = self.widths
         check_fan_in(self, "hidden1" if hidden else "output", x)
         for n, width in enumerate(hidden, start=1):
-            x = self.activation(nn.Dense(width, name=f"hidden{n}")(x))
-            x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return nn.Dense(outputs, name="output")(x)
+            x = self.activation(Dense(width, name=f"hidden{n}")(x))
+            x = Dropout(self.dropout)(x, train)
+        return OutputDense(outputs, name="output")(x)
 
     @property
     def tensor_dims(self) -> Mapping[str, int]:

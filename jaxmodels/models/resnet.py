@@ -10,12 +10,13 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from flax.typing import Initializer
 from jaxtyping import Float
 
 from jaxmodels.errors import UserError
 from jaxmodels.layers.conv import Conv
-from jaxmodels.layers.shapes import check_fan_in, check_images
+from jaxmodels.layers.dense import OutputDense
+from jaxmodels.layers.initializers import Initializer
+from jaxmodels.layers.shapes import check_fan_in, check_images, check_sizes, freeze_sequences
 from jaxmodels.typing import Array
 
 # He et al., 2015, "Delving deep into rectifiers", equation 14: keeps the gradients' variance.
@@ -141,9 +142,19 @@ class ResNet(nn.Module):
     shortcut: Shortcut
     last_scale_init: Initializer = nn.initializers.ones
 
+    def __post_init__(self) -> None:
+        freeze_sequences(self, "blocks", "widths")
+        check_sizes(num_classes=self.num_classes, blocks=self.blocks, widths=self.widths)
+        if not self.blocks or len(self.blocks) != len(self.widths):
+            raise UserError(
+                f"Each stage has a number of blocks and a width; got blocks {self.blocks} and widths "
+                f"{self.widths}."
+            )
+        super().__post_init__()
+
     @nn.compact
     def __call__(self, x: Float[Array, "B *image"], train: bool = False) -> Float[Array, "B K"]:
-        """Compute logits of (B, H, W, C), of any H and W."""
+        """Compute logits of (B, H, W, C), of any H and W, in float32 at least."""
         check_images(self, x)
         check_fan_in(self, "stem_conv", x)
         make = functools.partial(
@@ -154,7 +165,7 @@ class ResNet(nn.Module):
             for b in range(1, count + 1):
                 stride = 2 if s > 1 and b == 1 else 1
                 x = make(width, stride, name=f"stage{s}_block{b}")(x, train)
-        return nn.Dense(self.num_classes, name="output")(x.mean(axis=(1, 2)))
+        return OutputDense(self.num_classes, name="output")(x.mean(axis=(1, 2)))
 
     @property
     def tensor_dims(self) -> Mapping[str, int]:

@@ -16,16 +16,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from jaxmodels.errors import UserError
 from jaxmodels.layers import distributions
+from jaxmodels.layers.dense import OutputDense
 from jaxmodels.layers.distributions import Likelihood, bernoulli
+from jaxmodels.layers.shapes import check_sizes
 from jaxmodels.models.autoencoder import (
     CODER_DIMS,
+    Conditioned,
     ConvDecoder,
     ConvEncoder,
     DenseDecoder,
-    Hidden,
-    Labelled,
+    MLPTrunk,
     Shape,
     check_image_shape,
 )
@@ -55,18 +56,16 @@ class DiagonalGaussian(nn.Module):
     latents: int
 
     def __post_init__(self) -> None:
-        """Refuse a number of latents that is none."""
-        if self.latents < 1:
-            raise UserError(f"A layer of latents has at least one, got {self.latents}.")
+        check_sizes(latents=self.latents)
         super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Array, *conditions: Array) -> tuple[Array, Array]:
-        """Compute means and log-variances, each (B, Z)."""
+        """Compute means and log-variances, each (B, Z), in float32 at least."""
         features = self.body(x, *conditions)  # pyright: ignore[reportCallIssue]
         glorot = nn.initializers.glorot_uniform()
-        mean = nn.Dense(self.latents, kernel_init=glorot, name="mean")
-        log_variance = nn.Dense(self.latents, kernel_init=glorot, name="log_variance")
+        mean = OutputDense(self.latents, kernel_init=glorot, name="mean")
+        log_variance = OutputDense(self.latents, kernel_init=glorot, name="log_variance")
         return mean(features), log_variance(features)
 
 
@@ -91,13 +90,14 @@ class VAE(nn.Module):
         train: bool = False,
     ) -> Draws:
         """Draw z `samples` times for each image."""
+        check_sizes(samples=samples)
         check_image_shape(self, self.decoder, image, self.likelihood.parameters)
         mean, log_variance = self.posterior(image, *conditions)
         kl = distributions.kl_to_standard(mean, log_variance)
         mean, log_variance = repeated(mean, samples), repeated(log_variance, samples)
         z = distributions.reparameterize(self.make_rng("sample"), mean, log_variance)
         return Draws(
-            decode_draws(self.decoder, z, *conditions),
+            decode_draws(self.decoder, z.astype(image.dtype), *conditions),
             jnp.broadcast_to(kl[:, None], (len(kl), samples)),
             log_density(z, mean, log_variance) - log_density(z),
         )
@@ -117,7 +117,8 @@ class VAE(nn.Module):
 
     def sample(self, count: int, *conditions: Array) -> Array:
         """Draw latents from the prior, and give their expected images (count, H, W, C)."""
-        z = jax.random.normal(self.make_rng("sample"), (count, self.posterior.latents))
+        shape = count, self.posterior.latents
+        z = jax.random.normal(self.make_rng("sample"), shape, jnp.float32)
         return self.decode(z, *conditions)
 
 
@@ -163,7 +164,7 @@ def mlp_vae(
     """
     H, W, C = image_shape
     return VAE(
-        DiagonalGaussian(Hidden(tuple(hidden), activation), latents),
+        DiagonalGaussian(MLPTrunk(tuple(hidden), activation), latents),
         DenseDecoder(tuple(hidden)[::-1], (H, W, C * likelihood.parameters), activation),
         likelihood,
     )
@@ -177,8 +178,8 @@ def conditional_vae(
 ) -> VAE:
     """As `mlp_vae`, of images given their labels: 825,824 parameters for ten classes."""
     return VAE(
-        DiagonalGaussian(Labelled(Hidden(tuple(hidden)), num_classes), latents),
-        Labelled(DenseDecoder(tuple(hidden)[::-1], image_shape), num_classes),
+        DiagonalGaussian(Conditioned(MLPTrunk(tuple(hidden)), num_classes), latents),
+        Conditioned(DenseDecoder(tuple(hidden)[::-1], image_shape), num_classes),
     )
 
 
