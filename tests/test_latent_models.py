@@ -13,40 +13,53 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxmodels import objectives
-from jaxmodels.adapters.precision import Cast
+from jaxmodels.adapters import Cast, WithArguments
 from jaxmodels.errors import UserError
 from jaxmodels.layers.distributions import gaussian, logistic
 from jaxmodels.models.autoencoder import (
     Autoencoder,
     ConvDecoder,
     ConvEncoder,
+    MLPTrunk,
+    check_image_shape,
     conv_autoencoder,
     deep_autoencoder,
     shallow_autoencoder,
 )
-from jaxmodels.models.hierarchical_vae import burda_vae
-from jaxmodels.models.vae import conditional_vae, conv_vae, mlp_vae
-from jaxmodels.objectives.latent import Drawing
+from jaxmodels.models.hierarchical_vae import HierarchicalVAE, burda_vae
+from jaxmodels.models.vae import DiagonalGaussian, conditional_vae, conv_vae, mlp_vae
+from jaxmodels.typing import batch_fields
 
 SHAPE = (8, 8, 1)
+LABELLED = ("image", "label")
 # Float32 rounds at 6e-8; sums of 64 pixels of some nats each, in another order.
 SAME = {"rtol": 2e-5, "atol": 1e-4}
 
 key = functools.partial(jax.random.key, impl="unsafe_rbg")
 
-AUTOENCODERS = {
-    "shallow": shallow_autoencoder(SHAPE, 16),
-    "deep": deep_autoencoder(SHAPE, (32, 16), 4),
-    "conv": Autoencoder(ConvEncoder((8,), 16), ConvDecoder((8,), (8, 6, 3))),
-}
-LATENT = {
-    "mlp": mlp_vae(SHAPE, (16,), 3),
-    "mlp, gaussian": mlp_vae(SHAPE, (16,), 3, likelihood=gaussian),
-    "mlp, logistic": mlp_vae((4, 4, 3), (64,), 4, likelihood=logistic),
-    "conditional": conditional_vae(3, SHAPE, (16,), 3),
-    "conv": conv_vae(SHAPE, (8, 16), 32, 4),
-    "hierarchical": burda_vae(SHAPE, (6, 4), ((32, 32), (16, 16))),
-}
+
+def autoencoders():
+    """Tiny autoencoders, made anew."""
+    return {
+        "shallow": shallow_autoencoder(SHAPE, 16),
+        "deep": deep_autoencoder(SHAPE, (32, 16), 4),
+        "conv": Autoencoder(ConvEncoder((8,), 16), ConvDecoder((8,), (8, 6, 3))),
+    }
+
+
+def latent():
+    """Tiny models with latents, made anew."""
+    return {
+        "mlp": mlp_vae(SHAPE, (16,), 3),
+        "mlp, gaussian": mlp_vae(SHAPE, (16,), 3, likelihood=gaussian),
+        "mlp, logistic": mlp_vae((4, 4, 3), (64,), 4, likelihood=logistic),
+        "conditional": conditional_vae(3, SHAPE, (16,), 3),
+        "conv": conv_vae(SHAPE, (8, 16), 32, 4),
+        "hierarchical": burda_vae(SHAPE, (6, 4), ((32, 32), (16, 16))),
+    }
+
+
+AUTOENCODERS, LATENT = autoencoders(), latent()
 
 
 def batch_for(model):
@@ -59,7 +72,7 @@ def batch_for(model):
 def objective_for(name, model):
     if name in AUTOENCODERS and model is AUTOENCODERS[name]:
         return objectives.reconstruction(model)
-    labelled = {"inputs": objectives.image_and_label} if name == "conditional" else {}
+    labelled = {"inputs": LABELLED} if name == "conditional" else {}
     # A low beta, so that what is learnt by heart are the images.
     return objectives.elbo(model, beta=0.05, **labelled)
 
@@ -72,7 +85,7 @@ IDS = [*AUTOENCODERS, *(f"vae {name}" for name in LATENT)]
 def case(request):
     name, model = request.param
     objective, batch = objective_for(name, model), batch_for(model)
-    inputs = objective.inputs(batch)
+    inputs = batch_fields(batch, objective.inputs)
     init = jax.jit(objective.init)
     params, collections = init(key(0), batch)
     assert not collections
@@ -97,7 +110,7 @@ def case(request):
         params=params,
         decoded=decoded,
         step=step,
-        draws=isinstance(objective.model, Drawing),
+        draws=isinstance(objective.model, WithArguments),
     )
 
 
@@ -169,6 +182,14 @@ def test_bfloat16_runs_and_is_close(case):
     np.testing.assert_allclose(loss, full, rtol=0.04)
 
 
+@pytest.mark.parametrize(("made", "again"), [(AUTOENCODERS, autoencoders), (LATENT, latent)])
+def test_equal_models_are_equal_and_compile_once(made, again):
+    for name, other in again().items():
+        assert made[name] is not other
+        assert made[name] == other
+        assert hash(made[name]) == hash(other)
+
+
 def test_sharded_equals_replicated(case):
     if jax.device_count() < 8:
         pytest.skip("needs 8 (fake) devices")
@@ -196,7 +217,7 @@ def test_four_examples_can_be_learnt_by_heart(case):
         updates, moments = update(grads, moments)
         params = optax.apply_updates(params, updates)
     assert loss < first / 3
-    decoded = case.decoded(params, *case.objective.inputs(batch))
+    decoded = case.decoded(params, *batch_fields(batch, case.objective.inputs))
     assert np.mean((np.asarray(decoded) > 0.5) == batch["image"]) > 0.97
 
 
@@ -247,12 +268,58 @@ def test_layers_of_latents_need_widths_each():
 
 @pytest.mark.parametrize("make", [mlp_vae, conditional_vae, conv_vae])
 def test_no_latents_are_refused(make):
-    with pytest.raises(UserError, match="at least one, got 0"):
+    with pytest.raises(UserError, match="latents is at least 1; got 0"):
         make(latents=0)
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: shallow_autoencoder(hidden=0), "widths"),
+        (lambda: deep_autoencoder(codes=0), "widths"),
+        (lambda: conv_autoencoder(codes=0), "features"),
+        (lambda: shallow_autoencoder((8, 8, 0)), "image_shape"),
+        (lambda: ConvDecoder(()), "layers is at least 1; got 0"),
+        (lambda: conv_vae(channels=(0,)), "channels"),
+        (lambda: mlp_vae(hidden=(0,)), "widths"),
+        (lambda: conditional_vae(0), "num_classes"),
+        (
+            lambda: HierarchicalVAE(mlp_posteriors(), mlp_posteriors(), ConvDecoder()),
+            "2 posteriors",
+        ),
+    ],
+)
+def test_impossible_sizes_are_refused(make, message):
+    with pytest.raises(UserError, match=message):
+        make()
+
+
+def mlp_posteriors():
+    return [DiagonalGaussian(MLPTrunk((4,)), 2)] * 2
+
+
+@pytest.mark.parametrize("model", [mlp_vae(SHAPE, (4,)), shallow_autoencoder(SHAPE)])
+def test_images_of_integers_are_refused(model):
+    with pytest.raises(UserError, match=r"data\.image\.unit"):
+        check_image_shape(model, model.decoder, jnp.zeros((2, *SHAPE), jnp.uint8))
+
+
+@pytest.mark.parametrize("name", LATENT)
+def test_what_a_likelihood_reads_is_not_rounded_to_bfloat16(name):
+    model, batch = LATENT[name], batch_for(LATENT[name])
+    objective = objective_for(name, model)
+    params, _ = objective.init(key(0), batch)
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+    image, *labels = batch_fields(batch, objective.inputs)
+    rngs = {"sample": key(1)}
+    draws = model.apply({"params": half}, image.astype(jnp.bfloat16), *labels, rngs=rngs)
+    for leaf in jax.tree.leaves(draws):
+        assert leaf.dtype == jnp.float32
+        assert np.mean(leaf != leaf.astype(jnp.bfloat16).astype(jnp.float32)) > 0.9
+
+
 def test_layers_of_latents_take_no_labels():
-    objective = objectives.iwae(burda_vae(SHAPE), 3, inputs=objectives.image_and_label)
+    objective = objectives.iwae(burda_vae(SHAPE), 3, inputs=LABELLED)
     with pytest.raises(UserError, match="takes images alone, got 1 more inputs"):
         jax.eval_shape(objective.init, key(0), batch_for(burda_vae(SHAPE)))
 
@@ -264,7 +331,11 @@ def test_samples_have_the_shape_of_images_and_follow_the_key(name):
     objective = objective_for(name, model)
     params, _ = objective.init(key(0), batch)
     draw = functools.partial(
-        model.apply, {"params": params}, 8, *objective.inputs(batch)[1:], method="sample"
+        model.apply,
+        {"params": params},
+        8,
+        *batch_fields(batch, objective.inputs)[1:],
+        method="sample",
     )
     first, again, other = (draw(rngs={"sample": key(k)}) for k in (1, 1, 2))
     assert first.shape == batch["image"].shape

@@ -103,7 +103,31 @@ def test_dropout_is_nothing_in_evaluation_or_at_rate_zero():
     assert Dropout(0.0).apply({}, x, True) is x
 
 
-@pytest.mark.parametrize("rate", [-0.1, 1.0])
+@pytest.mark.parametrize("rate", [0.9999, 1 - 2**-16])
+def test_the_mean_stays_near_the_largest_rate(rate):
+    y = Dropout(rate).apply({}, jnp.ones((1, 2**20)), True, rngs={"dropout": jax.random.key(0)})
+    kept = set(np.unique(y)) - {0.0}
+    assert kept == {np.float32(2**16 / (2**16 - round(rate * 2**16)))}
+    # One in 2 ** 16 of 2 ** 20 values: 16 with a standard error of 4.
+    assert float(y.mean()) == pytest.approx(1.0, abs=1.0)
+
+
+def test_the_scale_is_not_rounded_to_bfloat16():
+    x = jnp.full((1, 1000), 3.0, jnp.bfloat16)
+    y = Dropout(0.1).apply({}, x, True, rngs={"dropout": jax.random.key(0)})
+    # 3 / 0.9 = 3.333; with a scale rounded to bfloat16 it would be 3.328, and all means with it.
+    assert y.dtype == jnp.bfloat16
+    assert y.max() == jnp.bfloat16(3 / 0.9)
+
+
+def test_a_mask_is_shared_along_the_axes_that_are_named():
+    x = jnp.ones((8, 5, 64))
+    y = Dropout(0.5, (1,)).apply({}, x, True, rngs={"dropout": jax.random.key(0)})
+    np.testing.assert_array_equal(y, jnp.broadcast_to(y[:, :1], y.shape))
+    assert 0.4 < float((y == 0).mean()) < 0.6
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0, 0.999995, float("nan")])
 def test_an_impossible_rate_is_refused(rate):
     with pytest.raises(UserError, match="dropout rate"):
         Dropout(rate).apply({}, jnp.ones(3), True)

@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxmodels.errors import UserError
 from jaxmodels.kernels.pool import avg_pool
+from jaxmodels.layers.shapes import check_floats, check_images
 from jaxmodels.models import resnet
 from jaxmodels.models.cnn import ConvNet, LeNet
 from jaxmodels.models.mlp import MLP, keras_mnist_mlp, mlp_classifier, mlp_regressor
@@ -36,28 +37,33 @@ def small_resnet(blocks, block, stem, shortcut):
 # Compiling the default generator takes seconds for each model; what is tested is the same.
 key = functools.partial(jax.random.key, impl="unsafe_rbg")
 
-# A tiny one of each kind, and the shape of one input.
-TABLE = {
-    "mlp": (MLP((12, 8, 3)), (4, 5)),
-    "mlp dropout": (MLP((64, 64, 3), dropout=0.3, activation=nn.tanh), (10,)),
-    "mlp regressor": (MLP((16, 8, 1), activation=nn.silu), (10,)),
-    "lenet": (LeNet(3), (28, 28, 1)),
-    "lenet 1998": (LeNet(3, nn.tanh, avg_pool), (32, 32, 3)),
-    "convnet": (ConvNet(3, (4, 8), 16), (8, 8, 1)),
-    "convnet dropout": (ConvNet(3, (4, 8), 32, dropout=(0.1, 0.3)), (11, 9, 3)),
-    "resnet cifar": (
-        small_resnet((1, 2), BasicBlock, resnet.cifar_stem, resnet.pad_shortcut),
-        (8, 8, 3),
-    ),
-    "resnet basic": (
-        small_resnet((1, 1), BasicBlock, resnet.imagenet_stem, resnet.project_shortcut),
-        (17, 17, 3),
-    ),
-    "resnet bottleneck": (
-        small_resnet((1, 1), Bottleneck, resnet.imagenet_stem, resnet.project_shortcut),
-        (16, 16, 1),
-    ),
-}
+
+def table():
+    """A tiny model of each kind, made anew, and the shape of one input."""
+    return {
+        "mlp": (MLP((12, 8, 3)), (4, 5)),
+        "mlp dropout": (MLP((64, 64, 3), dropout=0.3, activation=nn.tanh), (10,)),
+        "mlp regressor": (MLP((16, 8, 1), activation=nn.silu), (10,)),
+        "lenet": (LeNet(3), (28, 28, 1)),
+        "lenet 1998": (LeNet(3, nn.tanh, avg_pool), (32, 32, 3)),
+        "convnet": (ConvNet(3, (4, 8), 16), (8, 8, 1)),
+        "convnet dropout": (ConvNet(3, (4, 8), 32, dropout=(0.1, 0.3)), (11, 9, 3)),
+        "resnet cifar": (
+            small_resnet((1, 2), BasicBlock, resnet.cifar_stem, resnet.pad_shortcut),
+            (8, 8, 3),
+        ),
+        "resnet basic": (
+            small_resnet((1, 1), BasicBlock, resnet.imagenet_stem, resnet.project_shortcut),
+            (17, 17, 3),
+        ),
+        "resnet bottleneck": (
+            small_resnet((1, 1), Bottleneck, resnet.imagenet_stem, resnet.project_shortcut),
+            (16, 16, 1),
+        ),
+    }
+
+
+TABLE = table()
 
 
 def loss_of(outputs, label):
@@ -144,11 +150,19 @@ def test_one_compilation_for_one_shape(case):
 def test_bfloat16_runs_and_is_close(case):
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), case.variables["params"])
     outputs = case.forward(case.variables | {"params": half}, case.x.astype(jnp.bfloat16))
-    assert jnp.issubdtype(outputs.dtype, jnp.floating)
+    assert outputs.dtype == jnp.float32
     full = case.forward(case.variables, case.x)
     # Eight bits of mantissa are 0.4 %; through ten layers and against the largest output.
-    error = np.abs(outputs.astype(jnp.float32) - full).max() / np.abs(full).max()
+    error = np.abs(outputs - full).max() / np.abs(full).max()
     assert error < 0.04
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_equal_models_are_equal_and_compile_once(name):
+    (one, _), (other, _) = TABLE[name], table()[name]
+    assert one is not other
+    assert one == other
+    assert hash(one) == hash(other)
 
 
 def test_sharded_equals_replicated(case):
@@ -241,6 +255,47 @@ def test_another_shape_than_the_model_was_built_for_is_refused(model, built, giv
 
 
 @pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: MLP((0,)), r"widths is at least 1; got \(0,\)"),
+        (lambda: MLP((4, 0, 2)), "widths"),
+        (lambda: MLP(()), "no widths"),
+        (lambda: LeNet(0), "num_classes is at least 1; got 0"),
+        (lambda: ConvNet(0), "num_classes"),
+        (lambda: ConvNet(channels=(0, 4)), "channels"),
+        (lambda: ConvNet(hidden=0), "hidden"),
+        (lambda: cifar_resnet(8, num_classes=0), "num_classes"),
+        (lambda: small_resnet((0, 1), BasicBlock, resnet.cifar_stem, resnet.pad_shortcut), "block"),
+        (lambda: small_resnet((1,), BasicBlock, resnet.cifar_stem, resnet.pad_shortcut), "stage"),
+    ],
+)
+def test_impossible_sizes_are_refused(make, message):
+    with pytest.raises(UserError, match=message):
+        make()
+
+
+def test_a_model_made_with_lists_is_the_one_made_with_tuples():
+    assert MLP([4, 2]) == MLP((4, 2))
+    assert hash(MLP([4, 2])) == hash(MLP((4, 2)))
+
+
+@pytest.mark.parametrize("model", [MLP((2,)), LeNet(), ConvNet(), cifar_resnet(8)])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "bool"])
+def test_images_of_integers_are_refused(model, dtype):
+    with pytest.raises(UserError, match=rf"values in \[0, 1\]; got {dtype}.*data.image.unit"):
+        check_floats(model, jnp.zeros((2, 28, 28, 1), dtype))
+    with pytest.raises(UserError, match=r"data\.image\.scale"):
+        check_images(model, jnp.zeros((2, 28, 28, 1), dtype))
+
+
+def test_logits_are_not_rounded_to_bfloat16():
+    # One product of 1 + 2 ** -7 with itself: exact in float32, not in bfloat16.
+    x = jnp.full((1, 1), 1 + 2**-7, jnp.bfloat16)
+    params = {"output": {"kernel": x, "bias": jnp.zeros(1, jnp.bfloat16)}}
+    assert MLP((1,)).apply({"params": params}, x).item() == (1 + 2**-7) ** 2
+
+
+@pytest.mark.parametrize(
     ("make", "depth"), [(cifar_resnet, 18), (cifar_resnet, 2), (imagenet_resnet, 20)]
 )
 def test_an_impossible_depth_is_refused(make, depth):
@@ -290,7 +345,7 @@ def test_statistics_stay_float32_when_all_else_is_bfloat16(tiny_resnet):
     _, x, variables, train = tiny_resnet
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), variables["params"])
     outputs, changed = train(variables | {"params": half}, x.astype(jnp.bfloat16))
-    assert outputs.dtype == jnp.bfloat16
+    assert outputs.dtype == jnp.float32
     assert {leaf.dtype for leaf in jax.tree.leaves(changed)} == {jnp.dtype("float32")}
 
 

@@ -10,8 +10,8 @@ import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxmodels.adapters.state import Carried
 
+from jaxmodels.adapters import Cast, Stateful
 from jaxmodels.errors import UserError
 from jaxmodels.kernels import additive_attention
 from jaxmodels.layers.cells import GRU, LSTM, Elman, OriginalGRU
@@ -26,7 +26,12 @@ from jaxmodels.models.rnn import (
     ptb_medium,
     ptb_small,
 )
-from jaxmodels.models.rnn_encoder_decoder import bahdanau
+from jaxmodels.models.rnn_encoder_decoder import (
+    AttentionDecoder,
+    RNNEncoder,
+    RNNEncoderDecoder,
+    bahdanau,
+)
 from jaxmodels.typing import CARRY
 
 SAME = {"rtol": 2e-5, "atol": 2e-5}
@@ -55,23 +60,36 @@ def tokens(*lengths):
 
 
 init = jax.nn.initializers.normal(0.3)
-TABLE = {
-    "classifier": (RNNClassifier(3, layer(LSTM()), depth=2), floats(5)),
-    "bidirectional": (RNNClassifier(3, layer(GRU()), bidirectional=True, dropout=0.2), floats(6)),
-    "regressor": (RNNClassifier(1, layer(Elman())), floats(4)),
-    "language model": (RNNLanguageModel(11, layer(LSTM()), 2, 8), tokens(6)),
-    "original": (RNNLanguageModel(11, layer(OriginalGRU()), 1, 8), tokens(4)),
-    "dropout": (
-        RNNLanguageModel(11, layer(GRU(), 32, dropout=0.2), 2, 8, 0.2, per_sequence=True),
-        tokens(5),
-    ),
-    "translator": (bahdanau(11, 11, 8, 16, 0.1, init), tokens(6, 5)),
-    "gpt": (gpt2(11, 8, 16, 2, 2, 0.1), tokens(6)),
-    # Of three tokens: it has no positions of its own, and cannot count a token's repetitions.
-    "llama": (llama(11, 8, 16, 2, 4, 2, 24, tied=True), tokens(3)),
-    "transformer": (encoder_decoder.transformer(11, 11, 16, 2, 2, 32, context=8), tokens(6, 5)),
-    "transformer, shared": (encoder_decoder.transformer(None, 11, 16, 1, 4, 32, 0.0), tokens(4, 5)),
-}
+
+
+def table():
+    """A tiny model of each kind, made anew, and what makes its inputs."""
+    return {
+        "classifier": (RNNClassifier(3, layer(LSTM()), depth=2), floats(5)),
+        "bidirectional": (
+            RNNClassifier(3, layer(GRU()), bidirectional=True, dropout=0.2),
+            floats(6),
+        ),
+        "regressor": (RNNClassifier(1, layer(Elman())), floats(4)),
+        "language model": (RNNLanguageModel(11, layer(LSTM()), 2, 8), tokens(6)),
+        "original": (RNNLanguageModel(11, layer(OriginalGRU()), 1, 8), tokens(4)),
+        "dropout": (
+            RNNLanguageModel(11, layer(GRU(), 32, dropout=0.2), 2, 8, 0.2, per_sequence=True),
+            tokens(5),
+        ),
+        "translator": (bahdanau(11, 11, 8, 16, 0.1, init), tokens(6, 5)),
+        "gpt": (gpt2(11, 8, 16, 2, 2, 0.1), tokens(6)),
+        # Of three tokens: it has no positions of its own, and cannot count a token's repetitions.
+        "llama": (llama(11, 8, 16, 2, 4, 2, 24, tied=True), tokens(3)),
+        "transformer": (encoder_decoder.transformer(11, 11, 16, 2, 2, 32, context=8), tokens(6, 5)),
+        "transformer, shared": (
+            encoder_decoder.transformer(None, 11, 16, 1, 4, 32, 0.0),
+            tokens(4, 5),
+        ),
+    }
+
+
+TABLE = table()
 
 NOISY = {"bidirectional", "dropout", "translator", "gpt", "transformer"}
 """Those with dropout."""
@@ -175,6 +193,22 @@ def test_bfloat16_runs_and_is_close(case):
     assert np.abs(outputs - full).max() / np.abs(full).max() < 0.04
 
 
+RECURRENT = ("classifier", "bidirectional", "language model", "dropout", "translator")
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_equal_models_are_equal_and_compile_once(name):
+    (one, _), (other, _) = TABLE[name], table()[name]
+    assert one is not other
+    assert one == other
+    assert hash(one) == hash(other)
+
+
+def test_published_models_are_equal_too():
+    assert ptb_medium() == ptb_medium()
+    assert hash(bahdanau(9, 9)) == hash(bahdanau(9, 9))
+
+
 def test_sharded_equals_replicated(case):
     if jax.device_count() < 8:
         pytest.skip("needs 8 (fake) devices")
@@ -272,7 +306,7 @@ def test_a_carry_goes_on_where_the_last_call_ended(cell):
 
 
 def test_a_row_begins_anew_where_it_is_said_to():
-    model = Carried(RNNLanguageModel(11, layer(GRU()), embedding=8))
+    model = Stateful(RNNLanguageModel(11, layer(GRU()), embedding=8))
     (ids,) = tokens(4)()
     first = jnp.arange(8) % 2 == 0
     variables = model.init({"params": key(0)}, ids, first)
@@ -372,3 +406,58 @@ def test_tokens_without_an_axis_of_time_are_refused():
     model = RNNLanguageModel(11, layer(GRU()), embedding=8)
     with pytest.raises(UserError, match=r"T at least 1, got an array of shape \(2, 0\)"):
         model.init(key(0), jnp.zeros((2, 0), jnp.int32))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: RNN(0), "features is at least 1; got 0"),
+        (lambda: RNNLanguageModel(0, layer(GRU())), "vocab_size"),
+        (lambda: RNNLanguageModel(11, layer(GRU()), depth=0), "depth"),
+        (lambda: RNNLanguageModel(11, layer(GRU()), embedding=0), "embedding"),
+        (lambda: RNNClassifier(0, layer(GRU())), "outputs"),
+        (lambda: RNNClassifier(2, layer(GRU()), depth=-1), "depth is at least 1; got -1"),
+        (lambda: bahdanau(11, 0), "vocab_size"),
+        (lambda: bahdanau(11, 11, features=0), "features"),
+        (lambda: RNNLanguageModel(11, layer(GRU(), reverse=True)), "see the target"),
+        (
+            lambda: RNNClassifier(2, layer(GRU(), reverse=True), bidirectional=True).init(
+                key(0), jnp.ones((2, 3, 4))
+            ),
+            "forward layer",
+        ),
+        (lambda: RNNEncoderDecoder(RNNEncoder(9, 4, 8), AttentionDecoder(9, 4, 6)), "8 and 6"),
+    ],
+)
+def test_impossible_sizes_are_refused(make, message):
+    with pytest.raises(UserError, match=message):
+        make()
+
+
+def test_a_sequence_without_steps_is_refused():
+    for model in (RNNClassifier(3, layer(LSTM())), layer(GRU())):
+        with pytest.raises(UserError, match=r"T at least 1, got an array of shape \(2, 0, 4\)"):
+            model.init(key(0), jnp.zeros((2, 0, 4)))
+
+
+@pytest.mark.parametrize("name", ["language model", "translator", "classifier"])
+def test_logits_are_not_rounded_to_bfloat16(name):
+    model, make = TABLE[name]
+    half, inputs = jax.tree.map(
+        lambda x: x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x,
+        (model.init(key(0), *make()), make()),
+    )
+    logits = model.apply(half, *inputs)
+    assert logits.dtype == jnp.float32
+    rounded = logits.astype(jnp.bfloat16).astype(jnp.float32)
+    assert np.mean(logits != rounded) > 0.9
+
+
+def test_a_carry_keeps_its_type_in_bfloat16():
+    model = Stateful(Cast(RNNLanguageModel(11, layer(LSTM()), embedding=8)))
+    (ids,) = tokens(4)()
+    first = jnp.ones(8, bool)
+    variables = model.init({"params": key(0)}, ids, first)
+    _, after = model.apply(variables, ids, first, mutable=[CARRY])
+    types = jax.tree.map(lambda leaf: leaf.dtype, (variables[CARRY], after[CARRY]))
+    assert types[0] == types[1]

@@ -114,10 +114,10 @@ class Weights(nn.Module):
 
     @nn.compact
     def __call__(self) -> tuple[Array, Array | None]:
-        kernel = self.param("kernel", self.kernel_init, self.shape)
+        kernel = self.param("kernel", self.kernel_init, self.shape, jnp.float32)
         if self.bias_init is None:
             return kernel, None
-        return kernel, self.param("bias", self.bias_init, self.shape[1:])
+        return kernel, self.param("bias", self.bias_init, self.shape[1:], jnp.float32)
 
 
 class StackedRNN(nn.Module):

@@ -147,7 +147,7 @@ class ResNet(nn.Module):
         check_sizes(num_classes=self.num_classes, blocks=self.blocks, widths=self.widths)
         if not self.blocks or len(self.blocks) != len(self.widths):
             raise UserError(
-                f"Each stage has a number of blocks and a width; got blocks {self.blocks} and widths "
+                f"Each stage has a number of blocks and a width; got blocks {self.blocks}, widths "
                 f"{self.widths}."
             )
         super().__post_init__()

@@ -1,0 +1,18 @@
+"""All models under JAX_ENABLE_X64=1, in a process of their own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+def test_models_keep_the_type_of_params_and_inputs_where_64_bits_are_enabled():
+    script = Path(__file__).parent / "x64_models.py"
+    done = subprocess.run(
+        [sys.executable, script],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "JAX_ENABLE_X64": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
