@@ -141,7 +141,7 @@ def on(train, test, num_classes=10):
         (on(arrays([1, -1, 2]), GOOD), "Example 1 of mine has the label -1"),
         (on(arrays([]), GOOD), "mine has no examples"),
         (on(GOOD, arrays([])), "mine has no examples"),
-        (on(GOOD, arrays([1], (9, 8, 1))), "reads mine as [((9, 8, 1), 'float32')], but the model"),
+        (on(GOOD, arrays([1], (9, 8, 1))), "reads mine as {'image': ((9, 8, 1), 'float32')}, but the model"),
         (on(GOOD, arrays([1], (8, 8, 3))), "give both splits the same image_shape"),
     ],
 )
@@ -163,7 +163,7 @@ def test_more_classes_than_the_model_has(capsys, tmp_path):
     assert caught.value.code == 2
     errors = capsys.readouterr().err
     assert "expected (B, 11)" in errors
-    assert errors.endswith("of the dataset that it is judged on.\n")
+    assert errors.endswith("of the dataset.\n")
 
 
 class Picky(Net):

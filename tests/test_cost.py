@@ -12,7 +12,7 @@ from tiny_run import disturbed, quietly, send, tiny
 from jaxmodels import report, sharding, train
 from jaxmodels.errors import UserError
 from jaxmodels.experiment import Options, cost, energy, run
-from jaxmodels.experiment.setup import configured
+from jaxmodels.experiment.setup import configure
 
 CPU = types.SimpleNamespace(platform="cpu")
 GPU = types.SimpleNamespace(platform="gpu")
@@ -313,7 +313,7 @@ def test_a_run_tells_its_costs_over_its_starts(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("changes", [{}, {"accumulate": 2}, {"precision": "bf16"}])
 def test_the_operations_of_a_step(changes):
-    experiment = configured(tiny(), Options(**changes))
+    experiment = configure(tiny(), Options(**changes))
     parts = experiment.prepared_objective, experiment.optimizer, experiment.train.example
     state = train.init(jax.random.key(0), *parts, sharding.mesh())
     found = cost.step_operations(experiment, state)

@@ -97,6 +97,9 @@ def test_params_that_are_read_back_give_the_metrics_of_the_run(uninterrupted):
     params = experiment.params(folder, "opt_state/1/ema")
     collections = experiment.params(folder, "collections")
     estimate = train.batch_stats_estimator(made.prepared_objective, made.train, sharding.mesh())
+    params, collections = jax.device_put(
+        (params, collections), sharding.replicated(sharding.mesh())
+    )
     variables = {"params": params, **estimate(params, collections)}
     test = data.load("digits")["test"]
     batch = test.preprocess(test.read(np.arange(len(test))))
