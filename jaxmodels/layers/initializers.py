@@ -31,7 +31,11 @@ def per_part_init(init: Initializer, parts: int) -> Initializer:
 
     def initialize(key: Key, shape: tuple[int, int], dtype: Any = jnp.float32) -> Array:
         rows, columns = shape
-        one = jax.vmap(lambda k: init(k, (rows, columns // parts), dtype), out_axes=1)
-        return one(jax.random.split(key, parts)).reshape(shape)
+        # Not vmap: jaxlib's batched QR (of `orthogonal`) waits for threads of the pool that it runs
+        # in, and several CPU devices then wait for each other for ever (jaxlib 0.10.2).
+        kernels = jax.lax.map(
+            lambda k: init(k, (rows, columns // parts), dtype), jax.random.split(key, parts)
+        )
+        return jnp.moveaxis(kernels, 0, 1).reshape(shape)
 
     return initialize
