@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import optax
 import pytest
 from jax import lax
+from jax.sharding import AbstractDevice, AbstractMesh
 from jax.sharding import PartitionSpec as P
 
 from jaxmodels import flops, objectives, sharding, train
 from jaxmodels.kernels.conv import DIMENSIONS, conv_general_dilated
+from jaxmodels.layers import attention
 from jaxmodels.models.causal_lm import gpt2
 from jaxmodels.models.cnn import ConvNet
 
@@ -290,6 +292,27 @@ def test_gpt(remat):
         kernels = 12 * depth * D * D + V * D
         palm = 6 * kernels + 12 * depth * T * D
         assert counted.matmul == B * T * (palm + 2 * V * D)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+@pytest.mark.parametrize("backward", [False, True])
+def test_the_products_of_causal_attention_are_those_of_the_platform(platform, backward):
+    B, T, N, H = 2, 256, 3, 8
+    q = shape(B, T, N, H)
+
+    def fn(q, k, v):
+        outputs = functools.partial(attention.attend, causal=True)
+        if backward:
+            return jax.grad(lambda *qkv: jnp.sum(outputs(*qkv) ** 2), (0, 1, 2))(q, k, v)
+        return outputs(q, k, v)
+
+    device = AbstractDevice(platform, None, platform)
+    with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=device)):
+        counted = flops.count(fn, q, q, q)
+    # Scores and values, and four products for their gradients; a CPU's blocks of 64 queries meet
+    # 64, 128, 192 and 256 keys, elsewhere all queries meet all keys.
+    pairs = 64 * (64 + 128 + 192 + 256) if platform == "cpu" else T * T
+    assert counted.matmul == (6 if backward else 2) * B * N * 2 * pairs * H
 
 
 def test_a_training_step_of_gpt():
