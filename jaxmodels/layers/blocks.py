@@ -1,21 +1,26 @@
-"""The block that all Transformers are stacks of, and the stack."""
+"""A Transformer's block, which is a sequence of sublayers, and the scanned stack of blocks."""
 
-import functools
-from collections.abc import Callable
+import dataclasses
+import re
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import flax.linen as nn
-from jaxtyping import Bool, Float, Int
+import jax.numpy as jnp
+from flax.core.scope import DenyList
+from jaxtyping import Float
 
+from jaxmodels.errors import UserError
 from jaxmodels.layers.constraints import constrain_batch
+from jaxmodels.layers.context import NO_CONTEXT, Context
 from jaxmodels.layers.dropout import Dropout
-from jaxmodels.typing import CARRY, Array
+from jaxmodels.typing import CACHE, CARRY, Array
 
-Make = Callable[..., nn.Module]
-Sublayer = Callable[[Array], Array]
-Residual = Callable[[Sublayer, Sublayer, Array], Array]
+Layer = Callable[[Array], Array]
+Residual = Callable[[Layer, Layer, Array], Array]
+Policy = Callable[..., Any]
 
-layer_norm = functools.partial(nn.LayerNorm, epsilon=1e-5)
+LAYER_NORM = nn.LayerNorm(epsilon=1e-5)
 """LayerNorm with PyTorch's epsilon, which published weights were trained with."""
 BLOCK_DIMS = {
     "attention/(query|key_value)/": -2,
@@ -23,120 +28,144 @@ BLOCK_DIMS = {
     "feedforward/(hidden|gate)/": -1,
     "feedforward/out/kernel": -2,
 }
-"""The dimensions of a block that may be split over devices: heads, and hidden features."""
+"""The dimensions of a block that `sharding.tensor` may split: heads, and hidden features."""
 
 
-def pre_norm(norm: Sublayer, sublayer: Sublayer, x: Array) -> Array:
+def pre_norm(norm: Layer, sublayer: Layer, x: Array) -> Array:
     """x + sublayer(norm(x)) (Radford et al. 2019, GPT-2)."""
     return x + sublayer(norm(x))
 
 
-def post_norm(norm: Sublayer, sublayer: Sublayer, x: Array) -> Array:
+def post_norm(norm: Layer, sublayer: Layer, x: Array) -> Array:
     """norm(x + sublayer(x)) (Vaswani et al. 2017)."""
     return norm(x + sublayer(x))
 
 
 class Block(nn.Module):
-    """Self-attention, attention to a memory if there is one, and a feed-forward layer.
+    """Sublayers one after the other, each with a norm, a residual connection and dropout.
+
+    `Block((SelfAttention(8), FeedForward(2048)))` is BERT's block but for the order of the norm.
+    The params of a sublayer and its norm are named after the class's `label`, such as `attention`
+    and `attention_norm`.
 
     Attributes:
-        attention: makes the self-attention; this and the next three take a `name`.
-        feedforward: makes the feed-forward layer.
-        norm: makes the norm of each sublayer.
-        cross: makes the attention to the memory.
-        residual: how norm, sublayer and input are put together.
-        dropout: of what each sublayer returns.
+        sublayers: modules that are called as `sublayer(x, context, train)`.
+        norm: the norm of each sublayer; each has params of its own.
+        residual: how norm, sublayer and input are combined: `pre_norm`, `post_norm`.
+        dropout: the rate on what each sublayer returns.
     """
 
-    attention: Make
-    feedforward: Make
-    norm: Make
-    cross: Make | None = None
+    sublayers: tuple[nn.Module, ...]
+    norm: nn.Module = LAYER_NORM
     residual: Residual = pre_norm
     dropout: float = 0.0
 
     @nn.compact
     def __call__(
-        self,
-        x: Float[Array, "B T D"],
-        memory: Float[Array, "B 2 S N H"] | None,
-        positions: Int[Array, "B T"],
-        mask: Bool[Array, "B 1 _ T"] | None = None,
-        memory_mask: Bool[Array, "B 1 1 S"] | None = None,
-        train: bool = False,
-        carry: bool = False,
+        self, x: Float[Array, "B T D"], context: Context = NO_CONTEXT, train: bool = False
     ) -> Float[Array, "B T D"]:
-        """Compute the block; `memory` holds keys and values."""
         drop = Dropout(self.dropout)
-
-        def add(name: str, x: Array, sublayer: Sublayer) -> Array:
-            return self.residual(
-                self.norm(name=f"{name}_norm"), lambda y: drop(sublayer(y), train), x
-            )
-
-        attention = self.attention(name="attention")
-        x = add("attention", x, lambda y: attention(y, positions, mask, carry=carry))
-        if self.cross is not None and memory is not None:
-            cross = self.cross(name="cross")
-            x = add("cross", x, lambda y: cross(y, memory[:, 0], memory[:, 1], memory_mask))
-        feedforward = self.feedforward(name="feedforward")
-        return add("feedforward", x, lambda y: feedforward(y, train=train))
+        for name, sublayer in zip(labels(self.sublayers), self.sublayers, strict=True):
+            run, norm = sublayer.copy(name=name), self.norm.copy(name=f"{name}_norm")
+            x = self.residual(norm, lambda y, run=run: drop(run(y, context, train), train), x)
+        return x
 
 
 class Stack(nn.Module):
-    """`depth` blocks, one after the other, as one scanned block: compiled once for any depth.
+    """`depth` blocks, one after the other, as a scan over groups of blocks.
 
-    Their params have a leading axis of `depth`.
+    So any depth compiles as fast as one group. Params and all other collections have a leading axis
+    of depth / len(blocks); in `cache` and `carry` it is the second, after the rows of the batch.
 
     Attributes:
-        block: makes a block; takes a `name`.
-        depth: how many.
-        remat: which intermediates are kept for the gradient, a policy of
+        blocks: a group of blocks that is repeated; usually one, two where they alternate.
+        depth: how many blocks in all.
+        remat: which intermediates of a block are kept for the gradient, a policy of
             `jax.checkpoint_policies`; all if absent.
-        unroll: blocks a turn of the loop: compiled so many times, with fewer copies.
+        unroll: groups a turn of the loop: compiled so many times, with fewer copies.
     """
 
-    block: Make
+    blocks: tuple[nn.Module, ...]
     depth: int
-    remat: Callable[..., Any] | None = None
+    remat: Policy | None = None
     unroll: int = 1
 
     @nn.compact
     def __call__(
-        self,
-        x: Float[Array, "B T D"],
-        memory: Float[Array, "B depth 2 S N H"] | None = None,
-        train: bool = False,
-        carry: bool = False,
-        **context: Any,
+        self, x: Float[Array, "B T D"], context: Context = NO_CONTEXT, train: bool = False
     ) -> Float[Array, "B T D"]:
-        """Run the blocks; `context` (positions, masks) goes to each of them."""
-        layer = _Layer
-        if self.remat is not None:
-            # A scan's body needs no barrier against common subexpressions.
-            layer = nn.remat(_Layer, policy=self.remat, prevent_cse=False)
+        """Run the blocks; each is given its index in the stack as `context.layer`."""
+        turns = self._turns()
+        memory = context.memory
+        if memory is not None:
+            if memory.shape[1] != self.depth:
+                raise UserError(
+                    f"The memory has keys and values for {memory.shape[1]} blocks; the stack is "
+                    f"{self.depth} deep."
+                )
+            memory = memory.reshape(len(memory), turns, len(self.blocks), *memory.shape[2:])
+        by_rows = CACHE, CARRY
         scanned = nn.scan(
-            layer,
-            variable_axes={"params": 0, CARRY: 1, "intermediates": 0},
-            split_rngs={"params": True, "dropout": True},
-            in_axes=(1, nn.broadcast),  # pyright: ignore[reportArgumentType] - a tuple is meant
-            length=self.depth,
+            _Group,
+            variable_axes={by_rows: 1, DenyList(by_rows): 0},
+            split_rngs={True: True},
+            in_axes=((0, 1), nn.broadcast),  # pyright: ignore[reportArgumentType] - a tree is meant
+            length=turns,
             unroll=self.unroll,
         )
-        x, _ = scanned(self.block, train, carry, name="layers")(x, memory, context)
-        return x
+        # In a program without the loop, common subexpressions of both passes would be joined, and
+        # nothing be computed again. In a loop's body that cannot happen.
+        group = scanned(self.blocks, train, self.remat, self.unroll >= turns, name="layers")
+        context = dataclasses.replace(context, memory=None)
+        return group(x, (jnp.arange(turns), memory), context)[0]
+
+    def _turns(self) -> int:
+        group = len(self.blocks)
+        if group < 1 or self.depth < 1 or self.depth % group:
+            raise UserError(
+                f"A stack repeats a group of at least one block; its depth, which counts blocks, "
+                f"is a multiple of that: got {group} blocks and a depth of {self.depth}."
+            )
+        if self.unroll < 1:
+            raise UserError(f"unroll is at least 1; got {self.unroll}.")
+        return self.depth // group
 
 
-class _Layer(nn.Module):
-    """A block with the signature of a scan's body."""
+class _Group(nn.Module):
+    """The body of a stack's scan."""
 
-    block: Make
+    blocks: tuple[nn.Module, ...]
     train: bool
-    carry: bool
+    remat: Policy | None
+    prevent_cse: bool
 
     @nn.compact
-    def __call__(self, x: Array, memory: Any, context: dict[str, Any]) -> tuple[Array, None]:
-        block = self.block(name="block")
-        return constrain_batch(
-            block(constrain_batch(x), memory, train=self.train, carry=self.carry, **context)
-        ), None
+    def __call__(self, x: Array, own: Any, context: Context) -> tuple[Array, None]:
+        turn, memory = own
+
+        def run(block: nn.Module, x: Array, context: Context) -> Array:
+            return block(x, context, self.train)
+
+        if self.remat is not None:
+            run = nn.remat(run, policy=self.remat, prevent_cse=self.prevent_cse)
+        for n, block in enumerate(self.blocks):
+            here = dataclasses.replace(
+                context,
+                layer=turn * len(self.blocks) + n,
+                memory=None if memory is None else memory[:, n],
+            )
+            name = "block" if len(self.blocks) == 1 else f"block_{n}"
+            x = constrain_batch(run(block.copy(name=name), constrain_batch(x), here))
+        return x, None
+
+
+def labels(sublayers: Iterable[nn.Module]) -> list[str]:
+    """A name for each: its class's `label`, or the class's own name; a second one gets `_2`."""
+    names: list[str] = []
+    for sublayer in sublayers:
+        kind = type(sublayer)
+        snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", kind.__name__).lower()
+        label = getattr(kind, "label", snake)
+        seen = sum(re.fullmatch(rf"{label}(_\d+)?", name) is not None for name in names)
+        names.append(f"{label}_{seen + 1}" if seen else label)
+    return names

@@ -1,9 +1,13 @@
-"""Initialisers that Flax lacks, and the type of all."""
+"""Initialisers that compare equal where their numbers are equal, and the type of all.
+
+Equal models then are equal, and share one compilation: Flax makes a new function at each call.
+"""
 
 import functools
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -12,8 +16,13 @@ from jaxmodels.typing import Array, Key
 Initializer = Callable[..., Array]
 """`(key, shape, dtype) -> array`, as in `flax.linen.initializers`."""
 
+xavier = nn.initializers.xavier_uniform()
+"""Glorot and Bengio 2010; uniform."""
+normal = functools.cache(nn.initializers.normal)
+"""Normal with mean 0 and the given standard deviation."""
 
-@functools.cache  # so that models with it are equal
+
+@functools.cache
 def uniform(scale: float) -> Initializer:
     """Uniform in [-scale, scale)."""
 
@@ -23,6 +32,7 @@ def uniform(scale: float) -> Initializer:
     return init
 
 
+@functools.cache
 def per_part_init(init: Initializer, parts: int) -> Initializer:
     """Initialise a kernel (D, parts * F), made of `parts` kernels side by side, one by one.
 

@@ -1,6 +1,5 @@
 """Causal language models of Transformer blocks: GPT-2 and 3, nanoGPT, Llama."""
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -8,84 +7,61 @@ import flax.linen as nn
 from jaxtyping import Bool, Float, Int
 
 from jaxmodels.errors import UserError
-from jaxmodels.layers.attention import (
-    SelfAttention,
-    same_segment,
-    segment_positions,
-)
-from jaxmodels.layers.blocks import BLOCK_DIMS, Block, Make, Stack, layer_norm
+from jaxmodels.kernels.attention import attend
+from jaxmodels.layers.attention import Attend, SelfAttention, same_segment
+from jaxmodels.layers.blocks import BLOCK_DIMS, LAYER_NORM, Block, Policy, Stack
 from jaxmodels.layers.constraints import per_shard
+from jaxmodels.layers.context import Context
 from jaxmodels.layers.dense import project
-from jaxmodels.layers.dropout import Dropout
+from jaxmodels.layers.embeddings import TokenEmbedding
 from jaxmodels.layers.feedforward import FeedForward, GatedFeedForward, gelu_tanh
-from jaxmodels.layers.positions import LearnedPositions, Positions, rotary
-from jaxmodels.layers.shapes import check_length, check_sizes
+from jaxmodels.layers.initializers import normal
+from jaxmodels.layers.positions import LearnedPositions, Positions, Rotary, segment_positions
+from jaxmodels.layers.shapes import check_length, check_sizes, check_tokens
 from jaxmodels.losses import cross_entropy, in_chunks, token_scores
-from jaxmodels.typing import Array
+from jaxmodels.typing import CACHE, Array
 
 
 class CausalLM(nn.Module):
-    """A language model: what comes next, after each token.
+    """A causal language model: logits of the next token, after each token.
 
     Attributes:
-        vocab_size: V.
-        context: the most tokens that it can look back on.
-        width: D.
-        depth: how many blocks.
-        block: makes a block; takes a `name`.
-        positions: makes what is added to the embeddings, of (context, width); nothing where the
-            attention itself knows positions.
-        norm: of the last block's output; takes a `name`.
-        dropout: of the embeddings.
-        tied: whether the embedding is also the output layer's kernel (Press and Wolf 2017).
-        stddev: of the embeddings at first.
-        chunk: of how many tokens of each row `losses` computes the logits at a time.
-        remat: see `Stack`.
-        unroll: see `Stack`.
+        embedding: of tokens and positions.
+        stack: the blocks.
+        context: the longest sequence.
+        final_norm: of the last block's output.
+        output: its `embedding` (V, D) is the kernel of the output layer; if absent, the tokens' own
+            embedding is (Press and Wolf 2017, "Using the output embedding").
+        chunk: of how many tokens of each row `token_losses` computes the logits at a time.
     """
 
-    vocab_size: int
+    embedding: TokenEmbedding
+    stack: Stack
     context: int
-    width: int
-    depth: int
-    block: Make
-    positions: Callable[[int, int], nn.Module] | None = LearnedPositions
-    norm: Make = layer_norm
-    dropout: float = 0.0
-    tied: bool = True
-    stddev: float = 0.02
+    final_norm: nn.Module = LAYER_NORM
+    output: nn.Embed | None = None
     chunk: int = 128
-    remat: Callable[..., Any] | None = None
-    unroll: int = 1
+
+    state_collection = CACHE
 
     def setup(self) -> None:
-        """Make the parts."""
-        normal = nn.initializers.normal(self.stddev)
-        self.embedding = nn.Embed(self.vocab_size, self.width, embedding_init=normal)
-        if self.positions is not None:
-            self.place = self.positions(self.context, self.width)
-        self.count = Positions()
-        self.drop = Dropout(self.dropout)
-        self.stack = Stack(self.block, self.depth, self.remat, self.unroll)
-        self.final_norm = self.norm()
-        if not self.tied:
-            self.output = nn.Embed(self.vocab_size, self.width, embedding_init=normal)
+        check_sizes(context=self.context)
+        self.positions = Positions()
 
     def __call__(
         self,
         tokens: Int[Array, "B T"],
         segments: Int[Array, "B T"] | None = None,
         train: bool = False,
-        carry: bool = False,
+        cache: bool = False,
     ) -> Float[Array, "B T V"]:
-        """Compute logits; tokens see those of their own segment only, if segments are given.
+        """Compute logits; with segments, tokens attend to those of their own segment only.
 
-        Positions are then those within the segment; `data.text.pack_documents` makes such rows.
-        With `carry` the tokens go on where the last call ended: keys, values and position are in
-        the collection of that name, made for as many tokens as `init` is given.
+        Positions are then those within the segment. `data.text.pack_documents` makes such rows.
+        With `cache` the tokens follow those of the last call: keys, values and positions are in the
+        collection `cache`, which holds as many tokens as `init` is given.
         """
-        features = self._features(tokens, segments, train, carry)
-        return project(features, self._output.embedding)
+        return project(self._features(tokens, segments, train, cache), self._output_kernel)
 
     def token_losses(
         self,
@@ -94,7 +70,7 @@ class CausalLM(nn.Module):
         segments: Int[Array, "B T"] | None = None,
         train: bool = False,
     ) -> Float[Array, "B T"]:
-        """Cross-entropies in nats; the logits never stand in memory together."""
+        """Cross-entropies in nats, without ever holding all logits in memory."""
         return self._in_chunks(cross_entropy, tokens, targets, segments, train)
 
     def token_scores(
@@ -103,17 +79,22 @@ class CausalLM(nn.Module):
         targets: Int[Array, "B T"],
         segments: Int[Array, "B T"] | None = None,
     ) -> tuple[Float[Array, "B T"], Bool[Array, "B T"]]:
-        """Cross-entropies, and whether the target has the largest logit; memory as in `losses`."""
+        """`token_losses`, and whether the target has the largest logit."""
         return self._in_chunks(token_scores, tokens, targets, segments, train=False)
+
+    @property
+    def vocab_size(self) -> int:
+        """V."""
+        return self.embedding.vocab_size
 
     @property
     def tensor_dims(self) -> Mapping[str, int]:
         """Which dimensions `sharding.tensor` may split: heads, hidden features, vocabulary."""
-        return {**BLOCK_DIMS, "(embedding|output)/embedding": -2}
+        return {**BLOCK_DIMS, "/(embedding|output)/embedding": -2}
 
     @property
-    def _output(self) -> nn.Embed:
-        return self.embedding if self.tied else self.output
+    def _output_kernel(self) -> Float[Array, "V D"]:
+        return self.embedding.embedding if self.output is None else self.output.embedding
 
     def _in_chunks(
         self,
@@ -123,29 +104,29 @@ class CausalLM(nn.Module):
         segments: Array | None,
         train: bool,
     ) -> Any:
-        features = self._features(tokens, segments, train, carry=False)
+        features = self._features(tokens, segments, train, cache=False)
 
-        def own(embedding: Array, features: Array, targets: Array) -> Any:
+        def on_shard(kernel: Array, features: Array, targets: Array) -> Any:
             return in_chunks(
-                lambda x, target: score(project(x, embedding), target),
+                lambda x, target: score(project(x, kernel), target),
                 *(features, targets, self.chunk),
             )
 
-        return per_shard(own, self._output.embedding, features, targets)
+        return per_shard(on_shard, self._output_kernel, features, targets)
 
     def _features(
-        self, tokens: Array, segments: Array | None, train: bool, carry: bool
+        self, tokens: Array, segments: Array | None, train: bool, cache: bool
     ) -> Float[Array, "B T D"]:
+        check_tokens(self, tokens)
         check_length(tokens, self.context)
-        if carry and segments is not None:
-            raise UserError("A carry goes on with one document a row; these have segments.")
-        positions = self.count(tokens, carry) if segments is None else segment_positions(segments)
-        x = self.embedding(tokens)
-        if self.positions is not None:
-            x = x + self.place(positions).astype(x.dtype)
-        x = self.drop(x, train)
-        mask = None if segments is None else same_segment(segments)
-        x = self.stack(x, train=train, carry=carry, positions=positions, mask=mask)
+        if cache and segments is not None:
+            raise UserError("A cache is of one document a row; these rows have segments.")
+        if segments is None:
+            positions, mask = self.positions(tokens, cache), None
+        else:
+            positions, mask = segment_positions(segments), same_segment(segments)
+        x = self.embedding(tokens, positions, train)
+        x = self.stack(x, Context(positions, mask, cache=cache), train)
         return self.final_norm(x)
 
 
@@ -157,28 +138,32 @@ def gpt2(
     num_heads: int,
     dropout: float = 0.0,
     use_bias: bool = True,
-    **options: Any,
+    *,
+    attention_dropout: float = 0.0,
+    attend: Attend = attend,
+    chunk: int = 128,
+    remat: Policy | None = None,
+    unroll: int = 1,
 ) -> CausalLM:
     """GPT-2's blocks (Radford et al. 2019, section 2.3): pre-norm, tanh GELU of 4 widths.
 
-    The kernels that write to the residual stream start smaller by sqrt(2 depth).
+    The kernels that write to the residual stream are initialised smaller by sqrt(2 depth).
     """
     check_sizes(width=width, depth=depth, num_heads=num_heads)
-    normal = nn.initializers.normal(0.02)
-    inits = {
-        "use_bias": use_bias,
-        "kernel_init": normal,
-        "out_init": nn.initializers.normal(0.02 / (2 * depth) ** 0.5),
-    }
-    norm = functools.partial(layer_norm, use_bias=use_bias)
-    block = functools.partial(
-        Block,
-        functools.partial(SelfAttention, num_heads, causal=True, **inits),
-        functools.partial(FeedForward, 4 * width, gelu_tanh, **inits),
-        norm,
-        dropout=dropout,
+    small = normal(0.02 / (2 * depth) ** 0.5)
+    options: dict[str, Any] = {"use_bias": use_bias, "kernel_init": normal(0.02), "out_init": small}
+    attention = SelfAttention(
+        num_heads, dropout=attention_dropout, causal=True, attend=attend, **options
     )
-    return CausalLM(vocab_size, context, width, depth, block, norm=norm, dropout=dropout, **options)
+    norm = LAYER_NORM.clone(use_bias=use_bias)
+    block = Block((attention, FeedForward(4 * width, gelu_tanh, **options)), norm, dropout=dropout)
+    return CausalLM(
+        TokenEmbedding(vocab_size, width, LearnedPositions(context, width), dropout),
+        Stack((block,), depth, remat, unroll),
+        context,
+        norm,
+        chunk=chunk,
+    )
 
 
 def gpt2_small(vocab_size: int = 50_257, **options: Any) -> CausalLM:
@@ -228,28 +213,36 @@ def llama(
     kv_heads: int,
     hidden: int,
     base: float = 10_000.0,
-    **options: Any,
+    *,
+    attend: Attend = attend,
+    chunk: int = 128,
+    remat: Policy | None = None,
+    unroll: int = 1,
 ) -> CausalLM:
     """Llama's blocks: RMSNorm, rotary positions, SwiGLU, grouped heads, no biases, not tied.
 
     Touvron et al. 2023, "LLaMA", section 2.2, and "Llama 2", section 2.2.
     """
     check_sizes(width=width, depth=depth, num_heads=num_heads, kv_heads=kv_heads)
-    normal = nn.initializers.normal(0.02)
-    norm = functools.partial(nn.RMSNorm, epsilon=1e-5)
-    attention = functools.partial(
-        SelfAttention,
+    init, norm = normal(0.02), nn.RMSNorm(epsilon=1e-5)
+    attention = SelfAttention(
         num_heads,
         kv_heads,
         causal=True,
-        rotate=functools.partial(rotary, base=base),
+        rotate=Rotary(base),
         use_bias=False,
-        kernel_init=normal,
+        kernel_init=init,
+        attend=attend,
     )
-    feedforward = functools.partial(GatedFeedForward, hidden, kernel_init=normal)
-    block = functools.partial(Block, attention, feedforward, norm)
-    options = {"positions": None, "norm": norm, "tied": False, **options}
-    return CausalLM(vocab_size, context, width, depth, block, **options)
+    block = Block((attention, GatedFeedForward(hidden, kernel_init=init)), norm)
+    return CausalLM(
+        TokenEmbedding(vocab_size, width),
+        Stack((block,), depth, remat, unroll),
+        context,
+        norm,
+        nn.Embed(vocab_size, width, embedding_init=init),
+        chunk,
+    )
 
 
 def llama2_7b(**options: Any) -> CausalLM:

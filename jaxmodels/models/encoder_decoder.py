@@ -1,96 +1,122 @@
 """Encoder-decoder Transformers (Vaswani et al. 2017, "Attention is all you need")."""
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
-import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
-from jaxmodels.layers.attention import (
-    CrossAttention,
-    KeysValues,
-    SelfAttention,
-)
+from jaxmodels.layers.attention import CrossAttention, KeysValues, SelfAttention
 from jaxmodels.layers.blocks import (
     BLOCK_DIMS,
+    LAYER_NORM,
     Block,
-    Make,
+    Policy,
     Residual,
     Stack,
-    layer_norm,
     post_norm,
     pre_norm,
 )
-from jaxmodels.layers.dense import Dense, project
-from jaxmodels.layers.dropout import Dropout
+from jaxmodels.layers.context import Context
+from jaxmodels.layers.dense import OutputDense, project
+from jaxmodels.layers.embeddings import VOCABULARY_DIMS, TokenEmbedding
 from jaxmodels.layers.feedforward import FeedForward
+from jaxmodels.layers.initializers import normal, xavier
 from jaxmodels.layers.positions import LearnedPositions, Positions, SinusoidalPositions
-from jaxmodels.layers.shapes import check_length, check_sizes
+from jaxmodels.layers.shapes import check_length, check_sizes, check_tokens
+from jaxmodels.models.encoder import Encoder
 from jaxmodels.special_tokens import PAD
-from jaxmodels.typing import Array
+from jaxmodels.typing import CACHE, Array
 
 MEMORY_DIMS = {"(cross/query|memory/project)/": -2, "cross/out/kernel": -3}
+KeysValuesMask = tuple[Float[Array, "B depth 2 S N H"], Bool[Array, "B 1 1 S"] | None]
+
+
+class Decoder(nn.Module):
+    """Causal blocks that also attend to a memory, such as an encoder's features.
+
+    Attributes:
+        embedding: of tokens and positions.
+        stack: the blocks.
+        memory: projects the memory to keys and values for each block.
+        context: the longest sequence.
+        final_norm: of the last block's output, for blocks that begin with their norm.
+        output: a module from features to logits; if absent, the tokens' embedding is its kernel
+            (Press and Wolf 2017, "Using the output embedding").
+    """
+
+    embedding: TokenEmbedding
+    stack: Stack
+    memory: KeysValues
+    context: int
+    final_norm: nn.Module | None = None
+    output: nn.Module | None = None
+
+    state_collection = CACHE
+
+    def setup(self) -> None:
+        check_sizes(context=self.context)
+        self.positions = Positions()
+
+    def __call__(
+        self,
+        tokens: Int[Array, "B T"],
+        memory: Float[Array, "B S D"],
+        memory_mask: Bool[Array, "B 1 1 S"] | None = None,
+        train: bool = False,
+    ) -> Float[Array, "B T V"]:
+        """Compute the logits of what follows each token, given features."""
+        return self.decode(tokens, (self.keys_values(memory), memory_mask), train)
+
+    def keys_values(self, memory: Float[Array, "B S D"]) -> Float[Array, "B depth 2 S N H"]:
+        """Compute keys and values of a memory for each block."""
+        return self.memory(memory)
+
+    def decode(
+        self,
+        tokens: Int[Array, "B T"],
+        memory: KeysValuesMask,
+        train: bool = False,
+        cache: bool = False,
+    ) -> Float[Array, "B T V"]:
+        """Compute logits, given the memory's keys, values and mask.
+
+        With `cache` the tokens follow those of the last call, as in `CausalLM`.
+        """
+        check_tokens(self, tokens)
+        check_length(tokens, self.context)
+        positions, (keys_values, mask) = self.positions(tokens, cache), memory
+        x = self.embedding(tokens, positions, train)
+        context = Context(positions, memory=keys_values, memory_mask=mask, cache=cache)
+        x = self.stack(x, context, train)
+        x = x if self.final_norm is None else self.final_norm(x)
+        return project(x, self.embedding.embedding) if self.output is None else self.output(x)
+
+    @property
+    def vocab_size(self) -> int:
+        """V."""
+        return self.embedding.vocab_size
+
+    @property
+    def tensor_dims(self) -> Mapping[str, int]:
+        """Which dimensions `sharding.tensor` may split: heads, hidden features, vocabulary."""
+        output = {} if self.output is None else {"/output/": -1}
+        return {**BLOCK_DIMS, **MEMORY_DIMS, **VOCABULARY_DIMS, **output}
 
 
 class EncoderDecoder(nn.Module):
-    """A translator (Vaswani et al. 2017, "Attention is all you need").
+    """A translator: a decoder whose memory is what the encoder makes of the source.
 
     Attributes:
-        source_vocab: of the source; absent where both languages share one vocabulary and the
-            embeddings are the same.
-        vocab_size: V, of the target.
-        context: the longest sentence.
-        width: D.
-        depth: blocks of the encoder, and of the decoder.
-        num_heads: N.
-        encoder_block: makes a block of the encoder; takes a `name`.
-        decoder_block: makes a block of the decoder; takes a `name`.
-        positions: makes what is added to the embeddings, of (context, width).
-        dropout: of the embeddings.
-        tied: whether the embedding is also the output layer's kernel; if not, it has a bias too.
-        stddev: of the embeddings at first; they are multiplied by sqrt(D) (section 3.4).
-        norm: of what each stack returns, which blocks that begin with theirs need; takes a `name`.
-        remat: see `Stack`.
-        unroll: see `Stack`.
+        encoder: of the source; without an embedding it uses the decoder's, where both languages
+            share one vocabulary.
+        decoder: of the target.
     """
 
-    source_vocab: int | None
-    vocab_size: int
-    context: int
-    width: int
-    depth: int
-    num_heads: int
-    encoder_block: Make
-    decoder_block: Make
-    positions: Callable[[int, int], nn.Module] = SinusoidalPositions
-    dropout: float = 0.1
-    tied: bool = True
-    stddev: float | None = None
-    norm: Make | None = None
-    remat: Callable[..., Any] | None = None
-    unroll: int = 1
+    encoder: Encoder
+    decoder: Decoder
 
-    def setup(self) -> None:
-        """Make the parts."""
-        normal = nn.initializers.normal(self.stddev or self.width**-0.5)
-        embed = functools.partial(nn.Embed, features=self.width, embedding_init=normal)
-        self.target_embedding = embed(self.vocab_size)
-        if self.source_vocab is not None:
-            self.source_embedding = embed(self.source_vocab)
-        self.source_place = self.positions(self.context, self.width)
-        self.target_place = self.positions(self.context, self.width)
-        self.count = Positions()
-        self.drop = Dropout(self.dropout)
-        self.encoder = Stack(self.encoder_block, self.depth, self.remat, self.unroll)
-        self.decoder = Stack(self.decoder_block, self.depth, self.remat, self.unroll)
-        self.memory = KeysValues(self.depth, self.num_heads)
-        if self.norm is not None:
-            self.encoder_norm, self.decoder_norm = self.norm(), self.norm()
-        if not self.tied:
-            init = nn.initializers.xavier_uniform()
-            self.output = Dense(self.vocab_size, kernel_init=init)
+    state_collection = CACHE
 
     def __call__(
         self, source: Int[Array, "B S"], target: Int[Array, "B T"], train: bool = False
@@ -98,62 +124,57 @@ class EncoderDecoder(nn.Module):
         """Compute the logits of what follows each target token."""
         return self.decode(target, self.encode(source, train), train)
 
-    def encode(
-        self, source: Int[Array, "B S"], train: bool = False
-    ) -> tuple[Float[Array, "B depth 2 S N H"], Bool[Array, "B 1 1 S"]]:
-        """Compute keys and values of the source for each block of the decoder, and the mask."""
+    def encode(self, source: Int[Array, "B S"], train: bool = False) -> KeysValuesMask:
+        """Compute keys and values of the source for each block of the decoder, and the mask.
+
+        Padding is not attended to.
+        """
+        check_tokens(self, source)
         check_length(source, self.context)
-        embedding = self.target_embedding if self.source_vocab is None else self.source_embedding
         mask = (source != PAD)[:, None, None, :]
-        positions = self.count(source)
-        x = self._embedded(embedding, self.source_place, source, positions, train)
-        x = self.encoder(x, train=train, positions=positions, mask=mask)
-        return self.memory(x if self.norm is None else self.encoder_norm(x)), mask
+        shared = self.encoder.embedding is None
+        inputs = self.decoder.embedding(source, train=train) if shared else source
+        return self.decoder.keys_values(self.encoder(inputs, mask, train=train)), mask
 
     def decode(
         self,
         target: Int[Array, "B T"],
-        memory: tuple[Float[Array, "B depth 2 S N H"], Bool[Array, "B 1 1 S"]],
+        memory: KeysValuesMask,
         train: bool = False,
-        carry: bool = False,
+        cache: bool = False,
     ) -> Float[Array, "B T V"]:
-        """Compute the logits of what follows each target token, given `encode`'s memory.
+        """Compute the logits of what follows each target token, given `encode`'s memory."""
+        return self.decoder.decode(target, memory, train, cache)
 
-        `carry` is that of `GPT`.
-        """
-        check_length(target, self.context)
-        positions = self.count(target, carry)
-        x = self._embedded(self.target_embedding, self.target_place, target, positions, train)
-        keys_values, mask = memory
-        x = self.decoder(
-            x, keys_values, train, carry, positions=positions, mask=None, memory_mask=mask
-        )
-        x = x if self.norm is None else self.decoder_norm(x)
-        if self.tied:
-            return project(x, self.target_embedding.embedding)
-        return self.output(x).astype(jnp.float32)
+    @property
+    def context(self) -> int:
+        """The longest sentence."""
+        return self.decoder.context
+
+    @property
+    def vocab_size(self) -> int:
+        """V, of the target."""
+        return self.decoder.vocab_size
+
+    @property
+    def source_vocab(self) -> int:
+        """V of the source."""
+        embedding: Any = self.encoder.embedding
+        return self.vocab_size if embedding is None else embedding.vocab_size
 
     @property
     def tensor_dims(self) -> Mapping[str, int]:
         """Which dimensions `sharding.tensor` may split: heads, hidden features, vocabularies."""
-        vocabularies = {"target_embedding/|source_embedding/": -2}
-        output = {} if self.tied else {"output/": -1}
-        return {**BLOCK_DIMS, **MEMORY_DIMS, **vocabularies, **output}
-
-    def _embedded(
-        self, embedding: nn.Embed, place: nn.Module, tokens: Array, positions: Array, train: bool
-    ) -> Float[Array, "B T D"]:
-        x = embedding(tokens) * jnp.asarray(self.width**0.5, embedding.embedding.dtype)
-        x = x + place(positions).astype(x.dtype)
-        return self.drop(x, train)
+        return {**self.encoder.tensor_dims, **self.decoder.tensor_dims}
 
 
 def cross_attention(
     model: EncoderDecoder, variables: Any, source: Int[Array, "B S"], target: Int[Array, "B T"]
 ) -> Float[Array, "B N T S"]:
-    """What each head of the decoder's last block looks at in the source."""
-    found: Any = model.apply(variables, source, target, mutable=["intermediates"])[1]
-    return found["intermediates"]["decoder"]["layers"]["block"]["cross"]["weights"][0][-1]
+    """The weights by which each head of the decoder's last block attends to the source."""
+    sown: Any = model.apply(variables, source, target, mutable=["intermediates"])[1]
+    layers = sown["intermediates"]["decoder"]["stack"]["layers"]
+    return layers["block"]["cross"]["weights"][0][-1]
 
 
 def transformer(
@@ -166,30 +187,61 @@ def transformer(
     dropout: float = 0.1,
     context: int = 512,
     residual: Residual = post_norm,
-    **options: Any,
+    *,
+    position_embedding: nn.Module | None = None,
+    output: nn.Module | None = None,
+    stddev: float | None = None,
+    remat: Policy | None = None,
+    unroll: int = 1,
 ) -> EncoderDecoder:
-    """The blocks of Vaswani et al. 2017: post-norm, ReLU, whose features are dropped as well.
+    """The encoder-decoder of Vaswani et al. 2017: post-norm, ReLU, dropout of hidden features too.
 
     The paper does not name that last dropout; the authors' code (tensor2tensor) has it. With
     `pre_norm` for `residual`, both stacks end with a norm (Xiong et al. 2020, "On layer
     normalization in the Transformer architecture").
+
+    Args:
+        source_vocab: None where both languages share one vocabulary and its embedding.
+        vocab_size: V, of the target.
+        width: D.
+        depth: blocks on each side.
+        num_heads: N.
+        hidden: width of the feed-forward layers.
+        dropout: of embeddings, sublayers and hidden features.
+        context: the longest sentence.
+        residual: `post_norm` or `pre_norm`.
+        position_embedding: of both sides; `SinusoidalPositions` if absent.
+        output: from features to logits; the target's embedding if absent.
+        stddev: of the embeddings at first, which are multiplied by sqrt(D) (section 3.4);
+            1 / sqrt(D) if absent.
+        remat: see `Stack`.
+        unroll: see `Stack`.
     """
     check_sizes(width=width, depth=depth, num_heads=num_heads)
-    parts = (
-        functools.partial(FeedForward, hidden, dropout=dropout),
-        layer_norm,
+    positions = SinusoidalPositions(width) if position_embedding is None else position_embedding
+    init = normal(width**-0.5 if stddev is None else stddev)
+
+    def embedding(vocabulary: int) -> TokenEmbedding:
+        return TokenEmbedding(vocabulary, width, positions, dropout, width**0.5, init)
+
+    def stack(*attention: nn.Module) -> Stack:
+        feedforward = FeedForward(hidden, dropout=dropout)
+        block = Block((*attention, feedforward), residual=residual, dropout=dropout)
+        return Stack((block,), depth, remat, unroll)
+
+    final_norm = LAYER_NORM if residual is pre_norm else None
+    own = None if source_vocab is None else embedding(source_vocab)
+    return EncoderDecoder(
+        Encoder(stack(SelfAttention(num_heads)), own, final_norm),
+        Decoder(
+            embedding(vocab_size),
+            stack(SelfAttention(num_heads, causal=True), CrossAttention(num_heads)),
+            KeysValues(depth, num_heads),
+            context,
+            final_norm,
+            output,
+        ),
     )
-    block = functools.partial(Block, residual=residual, dropout=dropout)
-    encoder = functools.partial(block, functools.partial(SelfAttention, num_heads), *parts)
-    decoder = functools.partial(
-        block,
-        functools.partial(SelfAttention, num_heads, causal=True),
-        *parts,
-        functools.partial(CrossAttention, num_heads),
-    )
-    sizes = source_vocab, vocab_size, context, width, depth, num_heads
-    options = {"norm": layer_norm if residual is pre_norm else None, **options}
-    return EncoderDecoder(*sizes, encoder, decoder, dropout=dropout, **options)
 
 
 def transformer_base(vocab_size: int = 37_000, **options: Any) -> EncoderDecoder:
@@ -212,6 +264,7 @@ def transformer_multi30k(
     depth: int = 3,
     num_heads: int = 8,
     hidden: int = 512,
+    context: int = 100,
     **options: Any,
 ) -> EncoderDecoder:
     """3 + 3 layers of width 256, learned positions, nothing shared.
@@ -219,6 +272,8 @@ def transformer_multi30k(
     9,038,341 parameters for the vocabularies of 7,853 and 5,893 words of bentrevett's
     pytorch-seq2seq.
     """
-    positions = functools.partial(LearnedPositions, stddev=width**-0.5)
-    options = {"context": 100, "positions": positions, "tied": False, **options}
-    return transformer(source_vocab, vocab_size, width, depth, num_heads, hidden, **options)
+    sizes = source_vocab, vocab_size, width, depth, num_heads, hidden
+    positions = LearnedPositions(context, width, normal(width**-0.5))
+    output = OutputDense(vocab_size, kernel_init=xavier)
+    options = {"position_embedding": positions, "output": output, "context": context, **options}
+    return transformer(*sizes, **options)
