@@ -9,20 +9,29 @@ import pytest
 from jax.sharding import AbstractMesh, AxisType
 
 from jaxmodels.errors import UserError
+from jaxmodels.kernels import attention
 from jaxmodels.kernels.blockwise_attention import supports_blockwise
-from jaxmodels.layers import attention
+from jaxmodels.layers import positions
 from jaxmodels.layers.attention import CrossAttention, KeysValues, SelfAttention
+from jaxmodels.layers.context import Context
 from jaxmodels.models.causal_lm import gpt2, llama
 from jaxmodels.models.encoder_decoder import transformer
-from jaxmodels.typing import CARRY
+from jaxmodels.typing import CACHE
 
 X = jax.random.normal(jax.random.key(0), (2, 6, 8))
-PLACES = jnp.broadcast_to(jnp.arange(6)[None], (2, 6))
+POSITIONS = jnp.broadcast_to(jnp.arange(6)[None], (2, 6))
 
 
-def apply(layer, x=X, places=PLACES, **options):
-    variables = jax.jit(lambda: layer.init(jax.random.key(1), x, places))()
-    return jax.jit(lambda v: layer.apply(v, x, places, **options))(variables)
+CONTEXT = Context(POSITIONS)
+
+
+def apply(layer, x=X, context=CONTEXT, **options):
+    variables = jax.jit(lambda: layer.init(jax.random.key(1), x, context))()
+    return jax.jit(lambda v: layer.apply(v, x, context, **options))(variables)
+
+
+def cached(positions):
+    return Context(positions, cache=True)
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -80,35 +89,35 @@ def test_a_window_without_a_token_is_refused(window):
 
 def test_more_tokens_than_the_cache_holds_are_refused():
     layer = SelfAttention(2, causal=True)
-    variables = layer.init(jax.random.key(1), X[:, :4], PLACES[:, :4], carry=True)
+    variables = layer.init(jax.random.key(1), X[:, :4], cached(POSITIONS[:, :4]))
     with pytest.raises(UserError, match="6 tokens do not fit into a cache of 4"):
-        layer.apply(variables, X, PLACES, carry=True, mutable=[CARRY])
+        layer.apply(variables, X, cached(POSITIONS), mutable=[CACHE])
 
 
 def test_tokens_beyond_the_cache_get_nan():
     layer = SelfAttention(2, causal=True)
-    variables = layer.init(jax.random.key(1), X[:, :4], PLACES[:, :4], carry=True)
-    step = jax.jit(lambda v, x, n: layer.apply(v, x, n, carry=True, mutable=[CARRY]))
-    whole = layer.apply(variables, X, PLACES)
+    variables = layer.init(jax.random.key(1), X[:, :4], cached(POSITIONS[:, :4]))
+    step = jax.jit(lambda v, x, n: layer.apply(v, x, cached(n), mutable=[CACHE]))
+    whole = layer.apply(variables, X, Context(POSITIONS))
     for n in range(6):
-        y, carry = step(variables, X[:, n : n + 1], PLACES[:, n : n + 1])
-        variables = {**variables, **carry}
+        y, cache = step(variables, X[:, n : n + 1], POSITIONS[:, n : n + 1])
+        variables = {**variables, **cache}
         expected = whole[:, n : n + 1] if n < 4 else jnp.full_like(y, jnp.nan)
         np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_places_are_counted_within_each_document():
     segments = jnp.array([[1, 1, 1, 2, 2, 3], [1, 1, 2, 0, 0, 0], [4, 4, 4, 4, 4, 4]])
-    found = attention.segment_positions(segments)
+    found = positions.segment_positions(segments)
     assert found.tolist() == [[0, 1, 2, 0, 1, 0], [0, 1, 0, 0, 1, 2], [0, 1, 2, 3, 4, 5]]
 
 
 @pytest.mark.parametrize("heads", [0, 3, -2])
 def test_features_that_do_not_make_heads_are_refused(heads):
-    memory = jnp.zeros((2, 5, 1, 8))
+    memory = Context(memory=jnp.zeros((2, 2, 5, 1, 8)))
     for make in (
         lambda: apply(SelfAttention(heads)),
-        lambda: CrossAttention(heads).init(jax.random.key(0), X, memory, memory),
+        lambda: CrossAttention(heads).init(jax.random.key(0), X, memory),
         lambda: KeysValues(2, heads).init(jax.random.key(0), X),
     ):
         with pytest.raises(UserError, match=f"8 features cannot be split into {heads} heads"):
@@ -156,19 +165,19 @@ def test_the_fused_kernel_is_asked_for_where_it_is(
     mask = jnp.ones((2, 1, 128, 128), bool) if masked else None
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     monkeypatch.setattr(jax, "devices", lambda: [NvidiaGpu()])
-    assert attention.has_fused(q, q, mask, None, None) is fused
+    assert attention.supports_cudnn(q, q, mask, None, None) is fused
 
 
 def test_the_fused_kernel_is_not_asked_for_where_it_would_raise(monkeypatch):
     q = jnp.zeros((2, 128, 4, 64), jnp.bfloat16)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax, "devices", lambda: [OlderGpu()])
-    assert not attention.has_fused(q, q, None, None, None)
+    assert not attention.supports_cudnn(q, q, None, None, None)
     monkeypatch.setattr(jax, "devices", lambda: [NvidiaGpu()])
     kinds = (AxisType.Auto,) * 2
     for axis, expected in (("fsdp", True), ("sequence", False)):
         with jax.sharding.use_abstract_mesh(AbstractMesh((2, 2), ("data", axis), kinds)):
-            assert attention.has_fused(q, q, None, None, None) is expected
+            assert attention.supports_cudnn(q, q, None, None, None) is expected
 
 
 def test_the_fused_kernel_is_not_asked_for_in_a_program_for_other_devices(monkeypatch):
@@ -177,4 +186,4 @@ def test_the_fused_kernel_is_not_asked_for_in_a_program_for_other_devices(monkey
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax, "devices", lambda: [NvidiaGpu()])
     with jax.sharding.use_abstract_mesh(mesh):  # of this machine's CPU
-        assert not attention.has_fused(q, q, None, None, None)
+        assert not attention.supports_cudnn(q, q, None, None, None)

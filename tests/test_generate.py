@@ -48,26 +48,26 @@ class TinyAttention(nn.Module):
     vocab: int = V
     context: int = 32
 
+    state_collection = "cache"
+
     @nn.compact
-    def __call__(self, tokens, memory=None, train=False, carry=False):
+    def __call__(self, tokens, memory=None, train=False, cache=False):
         B, T = tokens.shape
         at = jnp.zeros((B,), jnp.int32)
-        cache = jnp.zeros((B, T, 8))
-        if carry:
-            kept = self.variable("carry", "x", jnp.zeros, (B, T, 8))
-            place = self.variable("carry", "at", jnp.zeros, (B,), jnp.int32)
-            cache, at = kept.value, place.value
+        xs = jnp.zeros((B, T, 8))
+        if cache:
+            kept = self.variable("cache", "x", jnp.zeros, (B, T, 8))
+            place = self.variable("cache", "at", jnp.zeros, (B,), jnp.int32)
+            xs, at = kept.value, place.value
         positions = at[:, None] + jnp.arange(T)[None]
         x = nn.Embed(self.vocab, 8)(tokens) + nn.Embed(self.context, 8)(positions)
         x = x if memory is None else x + memory[:, None]
-        cache = jax.vmap(lambda c, new, n: jax.lax.dynamic_update_slice(c, new, (n, 0)))(
-            cache, x, at
-        )
-        if carry and not self.is_initializing():
-            kept.value, place.value = cache, at + T
-        q, k, v = nn.Dense(8)(x), nn.Dense(8)(cache), nn.Dense(8)(cache)
+        xs = jax.vmap(lambda c, new, n: jax.lax.dynamic_update_slice(c, new, (n, 0)))(xs, x, at)
+        if cache and not self.is_initializing():
+            kept.value, place.value = xs, at + T
+        q, k, v = nn.Dense(8)(x), nn.Dense(8)(xs), nn.Dense(8)(xs)
         scores = jnp.einsum("btd,bsd->bts", q, k)
-        seen = jnp.arange(cache.shape[1])[None, None] <= positions[:, :, None]
+        seen = jnp.arange(xs.shape[1])[None, None] <= positions[:, :, None]
         y = jnp.einsum("bts,bsd->btd", nn.softmax(jnp.where(seen, scores, -jnp.inf)), v)
         return nn.Dense(self.vocab, kernel_init=nn.initializers.normal(1.0))(x + y)
 
@@ -85,8 +85,10 @@ class TinyTranslator(nn.Module):
         mask = (source != 0)[..., None]
         return 3 * (self.embed(source) * mask).sum(1) / mask.sum(1)
 
-    def decode(self, target, memory, train=False, carry=False):
-        return self.decoder(target, memory, train=train, carry=carry)
+    state_collection = "cache"
+
+    def decode(self, target, memory, train=False, cache=False):
+        return self.decoder(target, memory, train=train, cache=cache)
 
 
 MODELS = {

@@ -13,6 +13,7 @@ from jaxmodels import objectives, sharding, train, tree
 from jaxmodels.experiment.experiment import tensor_dims
 from jaxmodels.layers.cells import GRU, LSTM
 from jaxmodels.layers.recurrent import RNN
+from jaxmodels.layers.dense import OutputDense
 from jaxmodels.models import autoencoder, causal_lm, encoder_decoder, resnet, vae
 from jaxmodels.models.cnn import ConvNet, LeNet
 from jaxmodels.models.hierarchical_vae import burda_vae
@@ -73,7 +74,7 @@ TABLE = {
     ),
     "llama": (objectives.next_token(causal_lm.llama(16, 8, 16, 2, 4, 2, 32)), tokens()),
     "translator": (
-        objectives.seq2seq(encoder_decoder.transformer(*SIZES, 0.0, tied=False)),
+        objectives.seq2seq(encoder_decoder.transformer(*SIZES, 0.0, output=OutputDense(16))),
         pairs(),
     ),
     "autoencoder": (

@@ -10,13 +10,17 @@ import pytest
 from jaxmodels import metrics, objectives, sharding, train
 from jaxmodels.data import text
 from jaxmodels.errors import UserError
-from jaxmodels.layers import attention, positions
-from jaxmodels.layers.blocks import Block, pre_norm
+from jaxmodels.layers import positions
+from jaxmodels.layers.attention import SelfAttention
+from jaxmodels.layers.blocks import Block, Stack, pre_norm
+from jaxmodels.layers.context import Context
+from jaxmodels.layers.embeddings import TokenEmbedding
+from jaxmodels.layers.feedforward import FeedForward
 from jaxmodels.losses import cross_entropy, in_chunks
 from jaxmodels.models import causal_lm, encoder_decoder
 from jaxmodels.models.causal_lm import CausalLM, gpt2, llama
 from jaxmodels.models.encoder_decoder import transformer
-from jaxmodels.typing import CARRY
+from jaxmodels.typing import CACHE
 
 SAME = {"rtol": 2e-5, "atol": 2e-5}
 
@@ -25,12 +29,9 @@ key = functools.partial(jax.random.key, impl="unsafe_rbg")
 
 def alibi_gpt(**options):
     """ALiBi, a window of 4 tokens, grouped heads."""
-    made = functools.partial(
-        attention.SelfAttention, 4, 2, causal=True, window=4, bias=positions.alibi
-    )
-    base = gpt2(11, 16, 16, 2, 4)
-    block = functools.partial(Block, made, *base.block.args[1:])
-    return CausalLM(11, 16, 16, 2, block, positions=None, **options)
+    layer = SelfAttention(4, 2, causal=True, window=4, bias=positions.alibi)
+    block = Block((layer, FeedForward(64)))
+    return CausalLM(TokenEmbedding(11, 16), Stack((block,), 2), 16, **options)
 
 
 CAUSAL = {
@@ -68,9 +69,8 @@ def test_gradients_of_the_future_are_zero(name):
     x = jax.random.normal(key(1), (9, 16))
 
     def run(x):
-        stack = model.bind({"params": params})
-        where = jnp.arange(9)[None]
-        return jnp.square(stack.stack(x[None], positions=where, mask=None)[0])
+        bound = model.bind({"params": params})
+        return jnp.square(bound.stack(x[None], Context(jnp.arange(9)[None]))[0])
 
     seen = influence(run, x)
     reach = 7 if "window" in name else 9  # two layers of 4 tokens reach 7
@@ -92,18 +92,18 @@ def test_what_follows_changes_no_logits_before():
         np.testing.assert_allclose(jitted(model)(variables(name), longer)[:, :9], plain, **SAME)
 
 
-def carried(model, variables, tokens, parts, *memory, **options):
+def in_parts(model, variables, tokens, parts, *memory, **options):
     """The logits of tokens that are read in parts."""
     shapes = jax.eval_shape(
-        lambda: model.init(key(0), jnp.zeros((2, 12), jnp.int32), *memory, carry=True, **options)
-    )[CARRY]
-    carry = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    assert all(leaf.shape[0] == 2 for leaf in jax.tree.leaves(carry))
+        lambda: model.init(key(0), jnp.zeros((2, 12), jnp.int32), *memory, cache=True, **options)
+    )[CACHE]
+    cache = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    assert all(leaf.shape[0] == 2 for leaf in jax.tree.leaves(cache))
     found = []
-    read = jitted(model, carry=True, mutable=(CARRY,), **options)
+    read = jitted(model, cache=True, mutable=(CACHE,), **options)
     for part in jnp.split(tokens, parts, axis=1):
-        outputs, changed = read({**variables, CARRY: carry}, part, *memory)
-        carry = changed[CARRY]
+        outputs, changed = read({**variables, CACHE: cache}, part, *memory)
+        cache = changed[CACHE]
         found.append(outputs)
     return jnp.concatenate(found, axis=1)
 
@@ -112,14 +112,14 @@ def carried(model, variables, tokens, parts, *memory, **options):
 @pytest.mark.parametrize("name", CAUSAL)
 def test_with_a_cache_as_without(name, parts):
     whole = jitted(CAUSAL[name])(variables(name), TOKENS)
-    cached = carried(CAUSAL[name], variables(name), TOKENS, parts)
+    cached = in_parts(CAUSAL[name], variables(name), TOKENS, parts)
     np.testing.assert_allclose(cached, whole, **SAME)
 
 
 def test_a_decoder_with_a_cache_as_without():
     memory = jitted(PAIR, method="encode")(variables("pair"), TOKENS[:, :7])
     whole = jitted(PAIR)(variables("pair"), TOKENS[:, :7], TOKENS)
-    cached = carried(PAIR, variables("pair"), TOKENS, [3, 4, 8], memory, method="decode")
+    cached = in_parts(PAIR, variables("pair"), TOKENS, [3, 4, 8], memory, method="decode")
     np.testing.assert_allclose(cached, whole, **SAME)
 
 
@@ -181,7 +181,7 @@ def test_rotary_scores_depend_on_the_distance_only():
     q, k = jax.random.normal(key(0), (2, 1, 1, 1, 8))
 
     def score(at_q, at_k):
-        turned = (positions.rotary(x, jnp.array([[n]])) for x, n in ((q, at_q), (k, at_k)))
+        turned = (positions.Rotary()(x, jnp.array([[n]])) for x, n in ((q, at_q), (k, at_k)))
         return float(jnp.vdot(*turned))
 
     assert score(3, 1) == pytest.approx(score(12, 10), abs=1e-5)
@@ -189,12 +189,12 @@ def test_rotary_scores_depend_on_the_distance_only():
 
 
 def test_rotary_positions_ask_for_pairs():
-    with pytest.raises(UserError, match="pairs of features; a head has 5"):
-        positions.rotary(jnp.zeros((1, 2, 1, 5)), jnp.zeros((1, 2), jnp.int32))
+    with pytest.raises(UserError, match="rotate pairs of features; a head has 5"):
+        positions.Rotary()(jnp.zeros((1, 2, 1, 5)), jnp.zeros((1, 2), jnp.int32))
 
 
 def test_sinusoids_are_those_of_the_paper():
-    found = positions.SinusoidalPositions(10, 6).apply({}, jnp.arange(4)[None])[0]
+    found = positions.SinusoidalPositions(6).apply({}, jnp.arange(4)[None])[0]
     for position in range(4):
         for i in range(3):
             angle = position / 10_000 ** (2 * i / 6)
@@ -316,12 +316,15 @@ def test_packed_documents_are_trained_on_and_judged_as_each_alone():
 def test_pre_norm_translators_end_with_norms():
     model = transformer(11, 11, 16, 2, 4, 32, context=16, residual=pre_norm)
     params = jax.jit(model.init)(key(0), TOKENS, TOKENS)["params"]
-    assert {"encoder_norm", "decoder_norm"} < set(params)
-    assert not {"encoder_norm", "decoder_norm"} & set(variables("pair")["params"])
-    shifted = {**params, "decoder_norm": {**params["decoder_norm"], "bias": jnp.full(16, 9.0)}}
+    decoder = params["decoder"]
+    assert "final_norm" in decoder
+    assert "final_norm" in params["encoder"]
+    assert not any("final_norm" in half for half in variables("pair")["params"].values())
+    norm = {**decoder["final_norm"], "bias": jnp.full(16, 9.0)}
+    shifted = {**params, "decoder": {**decoder, "final_norm": norm}}
     logits = jitted(model)({"params": params}, TOKENS, TOKENS)
     moved = jitted(model)({"params": shifted}, TOKENS, TOKENS) - logits
-    table = params["target_embedding"]["embedding"]
+    table = decoder["embedding"]["embedding"]
     np.testing.assert_allclose(moved, jnp.broadcast_to(9 * table.sum(1), moved.shape), rtol=1e-3)
 
 

@@ -124,8 +124,10 @@ def memory(prefix):
 def params(name):
     if name == "gpt":
         return {
-            "embedding": embedding("gpt/token"),
-            "place": {"table": embedding("gpt/place")},
+            "embedding": {
+                **embedding("gpt/token"),
+                "position_embedding": {"table": embedding("gpt/place")},
+            },
             "stack": stack(torch_block, "gpt/stack.layers"),
             "final_norm": norm("gpt/stack.norm"),
         }
@@ -136,15 +138,24 @@ def params(name):
             "final_norm": norm("llama/norm"),
             "output": embedding("llama/lm_head"),
         }
+    embeddings = {
+        name: {
+            **embedding(f"pair/{name}"),
+            "position_embedding": {"table": embedding(f"pair/{name}_place")},
+        }
+        for name in ("source", "target")
+    }
     return {
-        "source_embedding": embedding("pair/source"),
-        "source_place": {"table": embedding("pair/source_place")},
-        "target_embedding": embedding("pair/target"),
-        "target_place": {"table": embedding("pair/target_place")},
-        "encoder": stack(torch_block, "pair/encoder.layers"),
-        "decoder": stack(decoder_block, "pair/decoder.layers"),
-        "memory": {"project": memory("pair/decoder.layers")},
-        "output": linear("pair/output"),
+        "encoder": {
+            "embedding": embeddings["source"],
+            "stack": stack(torch_block, "pair/encoder.layers"),
+        },
+        "decoder": {
+            "embedding": embeddings["target"],
+            "stack": stack(decoder_block, "pair/decoder.layers"),
+            "memory": {"project": memory("pair/decoder.layers")},
+            "output": linear("pair/output"),
+        },
     }
 
 
@@ -169,7 +180,7 @@ def test_the_stored_logits_are_those_of_the_torch_that_is_installed(name):
 def test_rotary_turns_each_first_half_with_its_second():
     x = jax.random.normal(jax.random.key(0), (1, 5, 2, 6))
     at = jnp.array([[0, 1, 2, 7, 500]])
-    found = positions.rotary(x, at)
+    found = positions.Rotary()(x, at)
     for t, position in enumerate(at[0].tolist()):
         turn = np.zeros((6, 6))
         for i in range(3):

@@ -11,11 +11,12 @@ import pytest
 from jaxmodels import generate
 from jaxmodels.data import text
 from jaxmodels.errors import UserError
+from jaxmodels.layers.dense import OutputDense
 from jaxmodels.models import encoder_decoder
 from jaxmodels.special_tokens import truncate_at_eos
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
-PAIR = encoder_decoder.transformer(11, 11, 8, 1, 2, 16, context=9, tied=False)
+PAIR = encoder_decoder.transformer(11, 11, 8, 1, 2, 16, context=9, output=OutputDense(11))
 SOURCE = jnp.arange(24).reshape(4, 6) * 5 % 7 + 4
 
 
@@ -65,8 +66,8 @@ def test_a_translator_is_checked_when_it_is_made(arguments, said):
 @pytest.mark.parametrize("beam_size", [1, 3])
 def test_neither_padding_nor_a_beginning_is_written(beam_size):
     variables = jax.jit(PAIR.init)(jax.random.key(0), SOURCE, SOURCE)
-    bias = variables["params"]["output"]["bias"]
-    variables["params"]["output"]["bias"] = bias.at[jnp.array([0, 2])].set(99.0)
+    bias = variables["params"]["decoder"]["output"]["bias"]
+    variables["params"]["decoder"]["output"]["bias"] = bias.at[jnp.array([0, 2])].set(99.0)
     found = np.asarray(generate.translator(PAIR, 7, beam_size)(variables, SOURCE))
     for row in found.tolist():
         words = row[: row.index(3)] if 3 in row else row

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 
 from jaxmodels.adapters.base import Adapter
@@ -43,9 +44,22 @@ class Remat(Adapter):
 
 
 def remat(model: Model, policy: Policy) -> Model:
-    """The model with rematerialisation: of one block at a time where it has a field `remat`.
+    """The model with rematerialisation: of one block at a time where it has fields `remat`.
 
-    A model without that field is wrapped in `Remat`.
+    Such fields are set in the model and in all modules that are its attributes, such as the stacks
+    of an encoder and a decoder. A model without any is wrapped in `Remat`.
     """
-    fields = getattr(model, "__dataclass_fields__", {})
-    return model.clone(remat=policy) if "remat" in fields else Remat(model, policy)  # pyright: ignore[reportAttributeAccessIssue]
+    inner = _with_field(model, policy) if isinstance(model, nn.Module) else None
+    return Remat(model, policy) if inner is None else inner
+
+
+def _with_field(module: nn.Module, policy: Policy) -> nn.Module | None:
+    """A copy with every field `remat` set; None where there is no such field."""
+    changes: dict[str, Any] = {}
+    for name in module.__dataclass_fields__.keys() - {"parent"}:
+        value = getattr(module, name)
+        if name == "remat":
+            changes[name] = policy
+        elif isinstance(value, nn.Module) and (inner := _with_field(value, policy)) is not None:
+            changes[name] = inner
+    return module.clone(**changes) if changes else None

@@ -1,12 +1,13 @@
-"""Going on with a sequence: sampling, greedy and beam search, translation.
+"""Generation: sampling, greedy and beam search, translation.
 
 All of it is pure and batched, compiled once for a shape, and works for every model that keeps its
-state in the collection `carry`: recurrent networks and Transformers, alone or behind an encoder.
+state in a collection: recurrent networks (`carry`) and Transformers (`cache`), alone or behind an
+encoder.
 """
 
 from jaxmodels.generate.beam import beam_search
 from jaxmodels.generate.incremental import IncrementalDecoder, causal, conditional
-from jaxmodels.generate.long_context import generate, writer
+from jaxmodels.generate.long_context import generate
 from jaxmodels.generate.samplers import greedy, temperature, top_k, top_p
 from jaxmodels.generate.sampling import decode, sample
 from jaxmodels.generate.translation import translate, translator
@@ -25,5 +26,4 @@ __all__ = [
     "top_p",
     "translate",
     "translator",
-    "writer",
 ]

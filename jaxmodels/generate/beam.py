@@ -1,4 +1,4 @@
-"""The likeliest sequence, looked for along several beginnings at once."""
+"""Beam search with length normalisation."""
 
 import dataclasses
 from functools import partial
@@ -9,7 +9,12 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from jaxmodels.errors import UserError
-from jaxmodels.generate.incremental import IncrementalDecoder, Tokens, check_prompt
+from jaxmodels.generate.incremental import (
+    IncrementalDecoder,
+    Tokens,
+    check_not_nan,
+    check_prompt,
+)
 from jaxmodels.typing import Array
 
 
@@ -23,21 +28,24 @@ def beam_search(
     stop: int | None = None,
     pad: int = 0,
 ) -> tuple[Int[Array, "B length"], Float[Array, " B"]]:
-    """Find each row's best continuation of at most `length` tokens, and its score in nats.
+    """Beam search: each row's best continuation of at most `length` tokens, and its score in nats.
 
     The score is log p(continuation) / ((5 + its tokens) / 6) ** alpha, `stop` included: Wu et al.,
     2016, "Google's neural machine translation system", equation 14, without the coverage penalty.
-    A continuation has ended when `stop` is among the `beams` best of a step. The search goes on
-    until no open one can still score higher. An open one is given only where none has ended;
-    after `stop` comes `pad`. One beam and alpha = 0 make greedy search; no fewer beams than there
-    are sequences make exhaustive search.
+    A continuation has ended when `stop` is among the `beams` best of a step. The search
+    continues until no open one can still score higher. An open one is returned only where none has
+    ended; after `stop` comes `pad`. One beam and alpha = 0 make greedy search; no fewer beams than
+    there are sequences make exhaustive search.
 
     Raises `UserError` for fewer than one beam, alpha below 0, and as `decode` does.
     """
     check_prompt(decoder, prompt, length)
     check_beams(beams, alpha)
     stop = -1 if stop is None else stop  # no token has this id
-    return _beam_search(decoder, variables, prompt, length, beams, float(alpha), stop, pad)
+    arguments = prompt, length, beams, float(alpha), stop, pad
+    tokens, scores, is_nan = _beam_search(decoder, variables, *arguments)
+    check_not_nan(is_nan)
+    return tokens, scores
 
 
 def check_beams(beams: int, alpha: float) -> None:
@@ -56,6 +64,7 @@ class _Search(NamedTuple):
     tokens: Int[Array, "B beams length"]
     ended: Int[Array, "B length"]
     score: Float[Array, " B"]
+    is_nan: Array
 
 
 @partial(jax.jit, static_argnames=("length", "beams"))
@@ -68,7 +77,7 @@ def _beam_search(
     alpha: Array,
     stop: Array,
     pad: Array,
-) -> tuple[Array, Array]:
+) -> tuple[Array, Array, Array]:
     B, T = prompt.shape
     logits, carry = decoder.step(variables, decoder.start(B, T + length), prompt)
     # The prompt is read once; from here on every row is there `beams` times.
@@ -78,7 +87,7 @@ def _beam_search(
         search, _ = state
         # log p only falls, and no penalty is greater than that of the full length.
         bound = search.log_p[:, 0] / _penalty(length, alpha)
-        return (search.n < length) & (search.score < bound).any()
+        return (search.n < length) & (search.score < bound).any() & ~search.is_nan
 
     def advance(state: tuple[_Search, Any]) -> tuple[_Search, Any]:
         search, carry = state
@@ -96,11 +105,12 @@ def _beam_search(
     search, _ = jax.lax.while_loop(going, advance, state)
     none = search.score == -jnp.inf
     tokens = jnp.where(none[:, None], search.tokens[:, 0], search.ended)
-    return tokens, jnp.where(none, search.log_p[:, 0] / _penalty(length, alpha), search.score)
+    scores = jnp.where(none, search.log_p[:, 0] / _penalty(length, alpha), search.score)
+    return tokens, scores, search.is_nan
 
 
 def _beginning(rows: int, beams: int, length: int, pad: Array) -> _Search:
-    """All beams are the same: only the first counts."""
+    """The state before the first token: all beams are the same, only the first counts."""
     first = jnp.where(jnp.arange(beams) == 0, 0.0, -jnp.inf)
     return _Search(
         jnp.int32(0),
@@ -108,24 +118,26 @@ def _beginning(rows: int, beams: int, length: int, pad: Array) -> _Search:
         jnp.full((rows, beams, length), pad, jnp.int32),
         jnp.full((rows, length), pad, jnp.int32),
         jnp.full((rows,), -jnp.inf),
+        jnp.array(False),
     )
 
 
 def _grow(
     search: _Search, carry: Any, logits: Array, alpha: Array, stop: Array
 ) -> tuple[_Search, Any]:
-    """Go on by a token, from logits (B * beams, V)."""
+    """Extend the beams by a token, given logits (B * beams, V)."""
     (B, beams), V = search.log_p.shape, logits.shape[-1]
     log_p = jax.nn.log_softmax(logits).reshape(B, beams, V) + search.log_p[..., None]
     # Each beam can end in one way only, so of twice as many at least `beams` are open.
-    log_p, place = jax.lax.top_k(log_p.reshape(B, beams * V), 2 * beams)
-    beam, token = place // V, (place % V).astype(jnp.int32)
+    candidates = min(2, V) * beams
+    log_p, index = jax.lax.top_k(log_p.reshape(B, beams * V), candidates)
+    beam, token = index // V, (index % V).astype(jnp.int32)
     tokens = jnp.take_along_axis(search.tokens, beam[..., None], axis=1)
     tokens = tokens.at[:, :, search.n].set(token)
 
     ends = token == stop
     # One that is not among the best would let a single beam end where greedy search goes on.
-    counts = ends & (jnp.arange(2 * beams) < beams)[None]
+    counts = ends & (jnp.arange(candidates) < beams)[None]
     scores = jnp.where(counts, log_p / _penalty(search.n + 1, alpha), -jnp.inf)
     score, winner = scores.max(axis=1), scores.argmax(axis=1)
     better = score > search.score
@@ -137,7 +149,8 @@ def _grow(
     rows = (jnp.arange(B)[:, None] * beams + beam).reshape(-1)
     carry = jax.tree.map(lambda leaf: leaf[rows], carry)
     tokens = jnp.take_along_axis(tokens, kept[..., None], axis=1)
-    return _Search(search.n + 1, log_p, tokens, ended, score), carry
+    is_nan = jnp.isnan(logits).any()
+    return _Search(search.n + 1, log_p, tokens, ended, score, is_nan), carry
 
 
 def _repeated(tree: Any, beams: int) -> Any:

@@ -1,7 +1,7 @@
-"""Which token comes next: functions `(key, logits (B, V)) -> ids (B,)`.
+"""Samplers `(key, logits (B, V)) -> ids (B,)`: greedy, temperature, top-k and top-p (nucleus).
 
 Those made by `temperature`, `top_k` and `top_p` are pytrees, whose numbers (but k) are leaves: a
-loop that was compiled for one temperature serves them all.
+loop that was compiled for one temperature is used for all.
 """
 
 import dataclasses
@@ -20,13 +20,13 @@ Sampler = Callable[[Key, Array], Array]
 
 
 def greedy(key: Key, logits: Float[Array, "B V"]) -> Int[Array, "B"]:
-    """Choose the likeliest token; the lower id of two that are equally likely."""
+    """The likeliest token; the lower id of two that are equally likely."""
     del key
     return logits.argmax(axis=-1).astype(jnp.int32)
 
 
 def temperature(t: float) -> Sampler:
-    """Draw from softmax(logits / t): 1 is the model's own distribution, near 0 is greedy.
+    """Sample from softmax(logits / t): 1 is the model's own distribution, near 0 is greedy.
 
     Raises `UserError` unless t is a positive number.
     """
@@ -34,7 +34,7 @@ def temperature(t: float) -> Sampler:
 
 
 def top_k(k: int, temperature: float = 1.0) -> Sampler:
-    """Draw from softmax(logits / temperature) among the k likeliest tokens.
+    """Sample from softmax(logits / temperature) among the k likeliest tokens.
 
     Fan et al., 2018, "Hierarchical neural story generation", section 5.1. A k above V counts as V;
     of equally likely tokens the lower ids come first.
@@ -45,7 +45,7 @@ def top_k(k: int, temperature: float = 1.0) -> Sampler:
 
 
 def top_p(p: float, temperature: float = 1.0, k: int | None = None) -> Sampler:
-    """Draw from softmax(logits / temperature) among its `nucleus`.
+    """Nucleus sampling: from softmax(logits / temperature) among its `nucleus`.
 
     With k, the nucleus is that of the k likeliest tokens.
 
@@ -59,7 +59,7 @@ def top_p(p: float, temperature: float = 1.0, k: int | None = None) -> Sampler:
 
 
 def nucleus(logits: Float[Array, "B V"], p: float | Array) -> Float[Array, "B V"]:
-    """Put to -inf all but the smallest set of likeliest tokens whose mass is at least p.
+    """Logits that are -inf outside the smallest set of likeliest tokens with a mass of at least p.
 
     Holtzman et al., 2020, "The curious case of neural text degeneration", section 3.1. Of equally
     likely tokens the lower ids come first; there is always one token left.
@@ -74,11 +74,17 @@ def nucleus(logits: Float[Array, "B V"], p: float | Array) -> Float[Array, "B V"
 
 
 def _tempered(t: float | Array, key: Key, logits: Array) -> Array:
-    return jax.random.categorical(key, logits / t).astype(jnp.int32)
+    return jax.random.categorical(key, _cool(logits, t)).astype(jnp.int32)
+
+
+def _cool(logits: Array, t: float | Array) -> Array:
+    """logits / t but for a constant: the largest are 0, so that none is infinite for a small t."""
+    t = jnp.maximum(t, jnp.finfo(logits.dtype).tiny)  # below, t is 0 in float32
+    return (logits - logits.max(axis=-1, keepdims=True)) / t
 
 
 def _from_nucleus(p: float | Array, t: float | Array, key: Key, logits: Array) -> Array:
-    return _tempered(1.0, key, nucleus(logits / t, p))
+    return _tempered(1.0, key, nucleus(_cool(logits, t), p))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,13 +95,13 @@ class _Top:
 
     def __call__(self, t: float | Array, p: float | Array, key: Key, logits: Array) -> Array:
         largest, ids = jax.lax.top_k(logits, min(self.k, logits.shape[-1]))
-        place = _from_nucleus(p, t, key, largest)
-        return jnp.take_along_axis(ids, place[:, None], axis=-1)[:, 0].astype(jnp.int32)
+        index = _from_nucleus(p, t, key, largest)
+        return jnp.take_along_axis(ids, index[:, None], axis=-1)[:, 0].astype(jnp.int32)
 
 
 def _among(k: int) -> _Top:
     if k < 1:
-        raise UserError(f"top_k chooses among k tokens, from 1 up; got k = {k}.")
+        raise UserError(f"top_k samples among k tokens, from 1 up; got k = {k}.")
     return _Top(k)
 
 

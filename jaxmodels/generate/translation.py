@@ -1,4 +1,4 @@
-"""From a sentence to a sentence."""
+"""Translation by greedy or beam search."""
 
 import dataclasses
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def translator(
 
     A row has ids up to `<eos>` (3), then `<pad>` (0). One beam is greedy search; more are
     `beam_search` with its length penalty `alpha`. Neither `<pad>` nor `<bos>` is ever chosen: no
-    model learns to write them.
+    model learns to predict them.
 
     Raises `UserError`, before anything is translated, for a length or a beam size below 1, a length
     beyond the model's context, and alpha below 0; and for source tokens that the model does not
@@ -38,8 +38,9 @@ def translator(
     """
     check_prompt(causal(model), np.array([[BOS]]), length)
     check_beams(beam_size, alpha)
-    # An encoder-decoder without a source vocabulary has one for both.
-    vocabulary = getattr(model, "source_vocab", None) or getattr(model, "vocab_size", None)
+    vocabulary = getattr(model, "source_vocab", None)
+    if vocabulary is None:  # both languages share one
+        vocabulary = getattr(model, "vocab_size", None)
 
     def translated(variables: Any, source: Int[Tokens, "B S"]) -> Int[Array, "B length"]:
         check_token_ids(source, vocabulary)
@@ -60,19 +61,18 @@ def translate(
     beam_size: int = 1,
     alpha: float = 0.6,
 ) -> Int[Array, "B length"]:
-    """Translate as `translator` does."""
+    """Translate sentences (B, S); see `translator`."""
     return translator(model, length, beam_size, alpha)(variables, source)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Sentences(IncrementalDecoder):
-    """A decoder that writes words, and the end."""
+    """A decoder of words and `<eos>`: `<pad>` and `<bos>` are impossible."""
 
     def step(
         self, variables: Any, carry: Any, tokens: Int[Array, "B T"]
     ) -> tuple[Float[Array, "B V"], Any]:
-        """As a decoder's, neither `<pad>` nor `<bos>` being possible."""
         logits, carry = super().step(variables, carry, tokens)
         return logits.at[:, jnp.array([PAD, BOS])].set(-jnp.inf), carry
 

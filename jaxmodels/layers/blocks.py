@@ -20,8 +20,6 @@ Layer = Callable[[Array], Array]
 Residual = Callable[[Layer, Layer, Array], Array]
 Policy = Callable[..., Any]
 
-LAYER_NORM = nn.LayerNorm(epsilon=1e-5)
-"""LayerNorm with PyTorch's epsilon, which published weights were trained with."""
 BLOCK_DIMS = {
     "attention/(query|key_value)/": -2,
     "attention/out/kernel": -3,
@@ -29,6 +27,14 @@ BLOCK_DIMS = {
     "feedforward/out/kernel": -2,
 }
 """The dimensions of a block that `sharding.tensor` may split: heads, and hidden features."""
+
+
+def layer_norm(use_bias: bool = True) -> nn.LayerNorm:
+    """LayerNorm with PyTorch's epsilon, which published weights were trained with.
+
+    One for each place: Flax shares the params of a module that is an attribute twice.
+    """
+    return nn.LayerNorm(epsilon=1e-5, use_bias=use_bias)
 
 
 def pre_norm(norm: Layer, sublayer: Layer, x: Array) -> Array:
@@ -56,7 +62,7 @@ class Block(nn.Module):
     """
 
     sublayers: tuple[nn.Module, ...]
-    norm: nn.Module = LAYER_NORM
+    norm: nn.Module = dataclasses.field(default_factory=layer_norm)
     residual: Residual = pre_norm
     dropout: float = 0.0
 
@@ -82,7 +88,8 @@ class Stack(nn.Module):
         depth: how many blocks in all.
         remat: which intermediates of a block are kept for the gradient, a policy of
             `jax.checkpoint_policies`; all if absent.
-        unroll: groups a turn of the loop: compiled so many times, with fewer copies.
+        unroll: groups a turn of the loop: compiled so many times, with fewer copies. Not with
+            `remat`, which saves memory in a loop only.
     """
 
     blocks: tuple[nn.Module, ...]
@@ -111,11 +118,11 @@ class Stack(nn.Module):
             split_rngs={True: True},
             in_axes=((0, 1), nn.broadcast),  # pyright: ignore[reportArgumentType] - a tree is meant
             length=turns,
-            unroll=self.unroll,
+            # A program without the loop would compute all blocks again before it needs the first:
+            # XLA then saves no memory, whatever barriers there are.
+            unroll=1 if self.remat is not None else self.unroll,
         )
-        # In a program without the loop, common subexpressions of both passes would be joined, and
-        # nothing be computed again. In a loop's body that cannot happen.
-        group = scanned(self.blocks, train, self.remat, self.unroll >= turns, name="layers")
+        group = scanned(self.blocks, train, self.remat, name="layers")
         context = dataclasses.replace(context, memory=None)
         return group(x, (jnp.arange(turns), memory), context)[0]
 
@@ -137,7 +144,6 @@ class _Group(nn.Module):
     blocks: tuple[nn.Module, ...]
     train: bool
     remat: Policy | None
-    prevent_cse: bool
 
     @nn.compact
     def __call__(self, x: Array, own: Any, context: Context) -> tuple[Array, None]:
@@ -147,7 +153,8 @@ class _Group(nn.Module):
             return block(x, context, self.train)
 
         if self.remat is not None:
-            run = nn.remat(run, policy=self.remat, prevent_cse=self.prevent_cse)
+            # In a loop's body nothing of the forward pass could be joined with its repetition.
+            run = nn.remat(run, policy=self.remat, prevent_cse=False)
         for n, block in enumerate(self.blocks):
             here = dataclasses.replace(
                 context,

@@ -1,5 +1,7 @@
 """Causal language models of Transformer blocks: GPT-2 and 3, nanoGPT, Llama."""
 
+import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from jaxmodels.errors import UserError
 from jaxmodels.kernels.attention import attend
 from jaxmodels.layers.attention import Attend, SelfAttention, same_segment
-from jaxmodels.layers.blocks import BLOCK_DIMS, LAYER_NORM, Block, Policy, Stack
+from jaxmodels.layers.blocks import BLOCK_DIMS, Block, Policy, Stack, layer_norm
 from jaxmodels.layers.constraints import per_shard
 from jaxmodels.layers.context import Context
 from jaxmodels.layers.dense import project
@@ -38,7 +40,7 @@ class CausalLM(nn.Module):
     embedding: TokenEmbedding
     stack: Stack
     context: int
-    final_norm: nn.Module = LAYER_NORM
+    final_norm: nn.Module = dataclasses.field(default_factory=layer_norm)
     output: nn.Embed | None = None
     chunk: int = 128
 
@@ -155,13 +157,16 @@ def gpt2(
     attention = SelfAttention(
         num_heads, dropout=attention_dropout, causal=True, attend=attend, **options
     )
-    norm = LAYER_NORM.clone(use_bias=use_bias)
-    block = Block((attention, FeedForward(4 * width, gelu_tanh, **options)), norm, dropout=dropout)
+    block = Block(
+        (attention, FeedForward(4 * width, gelu_tanh, **options)),
+        layer_norm(use_bias),
+        dropout=dropout,
+    )
     return CausalLM(
         TokenEmbedding(vocab_size, width, LearnedPositions(context, width), dropout),
         Stack((block,), depth, remat, unroll),
         context,
-        norm,
+        layer_norm(use_bias),
         chunk=chunk,
     )
 
@@ -224,7 +229,7 @@ def llama(
     Touvron et al. 2023, "LLaMA", section 2.2, and "Llama 2", section 2.2.
     """
     check_sizes(width=width, depth=depth, num_heads=num_heads, kv_heads=kv_heads)
-    init, norm = normal(0.02), nn.RMSNorm(epsilon=1e-5)
+    init, norm = normal(0.02), functools.partial(nn.RMSNorm, epsilon=1e-5)
     attention = SelfAttention(
         num_heads,
         kv_heads,
@@ -234,12 +239,12 @@ def llama(
         kernel_init=init,
         attend=attend,
     )
-    block = Block((attention, GatedFeedForward(hidden, kernel_init=init)), norm)
+    block = Block((attention, GatedFeedForward(hidden, kernel_init=init)), norm())
     return CausalLM(
         TokenEmbedding(vocab_size, width),
         Stack((block,), depth, remat, unroll),
         context,
-        norm,
+        norm(),
         nn.Embed(vocab_size, width, embedding_init=init),
         chunk,
     )

@@ -9,11 +9,11 @@ from jaxtyping import Bool, Float, Int
 from jaxmodels.layers.attention import CrossAttention, KeysValues, SelfAttention
 from jaxmodels.layers.blocks import (
     BLOCK_DIMS,
-    LAYER_NORM,
     Block,
     Policy,
     Residual,
     Stack,
+    layer_norm,
     post_norm,
     pre_norm,
 )
@@ -222,23 +222,23 @@ def transformer(
     init = normal(width**-0.5 if stddev is None else stddev)
 
     def embedding(vocabulary: int) -> TokenEmbedding:
-        return TokenEmbedding(vocabulary, width, positions, dropout, width**0.5, init)
+        return TokenEmbedding(vocabulary, width, positions.clone(), dropout, width**0.5, init)
 
     def stack(*attention: nn.Module) -> Stack:
         feedforward = FeedForward(hidden, dropout=dropout)
         block = Block((*attention, feedforward), residual=residual, dropout=dropout)
         return Stack((block,), depth, remat, unroll)
 
-    final_norm = LAYER_NORM if residual is pre_norm else None
+    final_norm = layer_norm if residual is pre_norm else lambda: None
     own = None if source_vocab is None else embedding(source_vocab)
     return EncoderDecoder(
-        Encoder(stack(SelfAttention(num_heads)), own, final_norm),
+        Encoder(stack(SelfAttention(num_heads)), own, final_norm()),
         Decoder(
             embedding(vocab_size),
             stack(SelfAttention(num_heads, causal=True), CrossAttention(num_heads)),
             KeysValues(depth, num_heads),
             context,
-            final_norm,
+            final_norm(),
             output,
         ),
     )
