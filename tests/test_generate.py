@@ -1,5 +1,6 @@
 """Decoding: the samplers' distributions, the loop, beams, and that a cache changes nothing."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -589,3 +590,94 @@ def test_tokens_that_the_model_does_not_know_are_refused(prompt):
     ):
         with pytest.raises(UserError, match=r"tokens are -?\d+ to \d+; the model knows 0 to 10"):
             go_on()
+
+
+# What has no answer, and what is very small.
+
+
+@dataclasses.dataclass(frozen=True)
+class Wrapper:
+    """A model made of a model, which forwards its attributes."""
+
+    model: nn.Module
+
+    def init(self, *args, **kwargs):
+        return self.model.init(*args, **kwargs)
+
+    def apply(self, *args, **kwargs):
+        return self.model.apply(*args, **kwargs)
+
+    def __getattr__(self, name):
+        return getattr(self.model, name)
+
+
+@pytest.mark.parametrize("wrap", [Wrapper, Cast])
+def test_an_adapter_does_not_hide_where_the_context_ends(wrap):
+    model, variables = made(MODELS["gpt"])
+    with pytest.raises(UserError, match="5 tokens and 40 more make 45; the model's context is 32"):
+        generate.sample(wrap(model), variables, tokens(), 40, KEY)
+    found = generate.sample(Wrapper(model), variables, tokens(), 6, KEY)
+    np.testing.assert_array_equal(found, generate.sample(model, variables, tokens(), 6, KEY))
+
+
+@pytest.mark.parametrize("name", ["gpt", "rnn"])
+def test_params_of_nan_are_refused_where_they_are_used(name):
+    model, variables = made(MODELS[name])
+    broken = jax.tree.map(lambda leaf: leaf * jnp.nan, variables)
+    for use in (
+        lambda: generate.sample(model, broken, tokens(), 6, KEY),
+        lambda: generate.sample(model, broken, tokens(), 6, KEY, generate.top_p(0.5)),
+        lambda: generate.beam_search(generate.causal(model), broken, tokens(), 6, 3, stop=3),
+    ):
+        with pytest.raises(UserError, match="logits are NaN"):
+            use()
+
+
+def test_a_translator_of_nan_is_refused(translator):
+    model, variables = translator
+    broken = jax.tree.map(lambda leaf: leaf * jnp.nan, variables)
+    for beams in (1, 2):
+        with pytest.raises(UserError, match="logits are NaN"):
+            generate.translate(model, broken, tokens(2, 5, low=4), 7, beams)
+
+
+@pytest.mark.parametrize("stop", [None, 0])
+@pytest.mark.parametrize("beams", [1, 3])
+def test_beams_of_a_single_token(beams, stop):
+    model, variables = made(TinyRNN(vocab=1))
+    prompt = jnp.zeros((2, 3), jnp.int32)
+    found, scores = generate.beam_search(
+        generate.causal(model), variables, prompt, 4, beams, stop=stop, pad=7
+    )
+    expected = [0, 0, 0, 0] if stop is None else [0, 7, 7, 7]
+    np.testing.assert_array_equal(found, [expected] * 2)
+    np.testing.assert_allclose(scores, 0, atol=1e-6)
+    np.testing.assert_array_equal(generate.sample(model, variables, prompt, 4, KEY), 0)
+
+
+@pytest.mark.parametrize("t", [1e-30, 1e-38, 1e-44, 1e-300])
+@pytest.mark.parametrize("shift", [-9.0, 0.0, 9.0])
+def test_the_smallest_temperatures_are_greedy(t, shift):
+    for sampler in (
+        generate.temperature(t),
+        generate.top_k(3, t),
+        generate.top_p(0.9, t),
+        generate.top_p(0.9, t, k=3),
+    ):
+        assert frequencies(sampler, SKEWED + shift, 100)[1] == 1
+
+
+def test_no_rows_have_no_continuations():
+    model, variables = made(TinyRNN())
+    nothing = np.zeros((0, 3), np.int32)
+    assert generate.sample(model, variables, nothing, 4, KEY).shape == (0, 4)
+    found, scores = generate.beam_search(generate.causal(model), variables, nothing, 4, 2)
+    assert found.shape == (0, 4)
+    assert scores.shape == (0,)
+
+
+@pytest.mark.parametrize("T", [0, 3])
+def test_a_length_of_nothing_is_refused_at_any_length_of_the_context(T):
+    model, variables = made(MODELS["gpt"])
+    with pytest.raises(UserError, match=r"empty|from 1 up; got 0"):
+        generate.generate(model, variables, tokens(T=T), 0, KEY)

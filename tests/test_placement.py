@@ -12,8 +12,8 @@ import pytest
 from jaxmodels import objectives, sharding, train, tree
 from jaxmodels.experiment.experiment import tensor_dims
 from jaxmodels.layers.cells import GRU, LSTM
-from jaxmodels.layers.recurrent import RNN
 from jaxmodels.layers.dense import OutputDense
+from jaxmodels.layers.recurrent import RNN
 from jaxmodels.models import autoencoder, causal_lm, encoder_decoder, resnet, vae
 from jaxmodels.models.cnn import ConvNet, LeNet
 from jaxmodels.models.hierarchical_vae import burda_vae

@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,11 +15,13 @@ from jaxmodels.layers import positions
 from jaxmodels.layers.attention import SelfAttention
 from jaxmodels.layers.blocks import Block, Stack, pre_norm
 from jaxmodels.layers.context import Context
+from jaxmodels.layers.dense import OutputDense
 from jaxmodels.layers.embeddings import TokenEmbedding
 from jaxmodels.layers.feedforward import FeedForward
 from jaxmodels.losses import cross_entropy, in_chunks
 from jaxmodels.models import causal_lm, encoder_decoder
 from jaxmodels.models.causal_lm import CausalLM, gpt2, llama
+from jaxmodels.models.encoder import Encoder
 from jaxmodels.models.encoder_decoder import transformer
 from jaxmodels.typing import CACHE
 
@@ -283,13 +286,13 @@ def test_a_target_outside_the_vocabulary_costs_nan(target):
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
-@pytest.mark.parametrize("smoothing", [-0.1, 1.0, float("nan")])
+@pytest.mark.parametrize("smoothing", [-0.1, 1.1, float("nan")])
 def test_an_impossible_smoothing_is_refused(smoothing):
-    with pytest.raises(UserError, match=r"in \[0, 1\), got"):
+    with pytest.raises(UserError, match=r"a share in 0..1; got"):
         objectives.seq2seq(PAIR, smoothing)
 
 
-def test_packed_documents_are_trained_on_and_judged_as_each_alone():
+def test_packed_documents_are_trained_on_and_evaluated_as_each_alone():
     documents = [np.arange(1, 6), np.arange(3, 7), np.arange(2, 9)]
     model, params = CAUSAL["gpt"], variables("gpt")["params"]
     packed, alone = (
@@ -310,7 +313,7 @@ def test_packed_documents_are_trained_on_and_judged_as_each_alone():
     for objective in (objectives.next_token, objectives.next_token_in_chunks):
         loss, aux = jax.jit(objective(model))(params, {}, batch, key(0))
         assert float(loss) == pytest.approx(figures["cross_entropy"], rel=1e-4)
-        assert aux.weight == sum(weights)
+        assert aux.sums["cross_entropy"].weight == sum(weights)
 
 
 def test_pre_norm_translators_end_with_norms():
@@ -373,3 +376,85 @@ def test_a_sequence_longer_than_the_context_is_refused():
 def test_heads_that_do_not_divide_the_width_are_refused():
     with pytest.raises(UserError, match="16 features cannot be split into 3 heads"):
         jax.eval_shape(gpt2(11, 16, 16, 1, 3).init, key(0), TOKENS)
+
+
+def test_an_empty_sequence_is_refused():
+    nothing = jnp.zeros((2, 0), jnp.int32)
+    for model, inputs in (
+        (CAUSAL["gpt"], (nothing,)),
+        (PAIR, (nothing, TOKENS)),
+        (PAIR, (TOKENS, nothing)),
+    ):
+        with pytest.raises(UserError, match=r"tokens of shape \(B, T\) with T at least 1"):
+            jax.eval_shape(model.init, key(0), *inputs)
+
+
+def test_sizes_of_nothing_are_refused():
+    for make in (
+        lambda: gpt2(0, 16, 16, 1, 2),
+        lambda: gpt2(11, 0, 16, 1, 2),
+        lambda: CausalLM(TokenEmbedding(11, 16), Stack((Block((FeedForward(0),)),), 1), 16),
+    ):
+        with pytest.raises(UserError, match="is at least 1; got 0"):
+            jax.eval_shape(make().init, key(0), TOKENS)
+
+
+def test_no_spread_of_the_embeddings_is_no_default():
+    params = transformer(11, 11, 16, 1, 2, 32, stddev=0.0).init(key(0), TOKENS, TOKENS)["params"]
+    assert not params["decoder"]["embedding"]["embedding"].any()
+
+
+# Parts
+
+
+def test_an_encoder_stands_alone():
+    """A trunk of features without positions, as a ViT's, and one of tokens, as BERT's."""
+    stack = Stack((Block((SelfAttention(4), FeedForward(32))),), 2)
+    features = jax.random.normal(key(0), (2, 5, 16))
+    trunk = Encoder(stack, final_norm=nn.LayerNorm())
+    params = jax.jit(trunk.init)(key(1), features)
+    assert set(params["params"]) == {"stack", "final_norm"}
+    mask = jnp.arange(5)[None, None, None] < jnp.array([5, 3])[:, None, None, None]
+    whole, cut = jitted(trunk)(params, features, mask), jitted(trunk)(params, features[1:, :3])
+    np.testing.assert_allclose(whole[1:, :3], cut, **SAME)
+
+    embedding = TokenEmbedding(11, 16, positions.LearnedPositions(9, 16))
+    trunk = Encoder(stack, embedding)
+    params = jax.jit(trunk.init)(key(1), TOKENS)
+    assert jitted(trunk)(params, TOKENS).shape == (2, 9, 16)
+
+
+def test_a_decoder_stands_alone():
+    params, target = variables("pair")["params"], TOKENS[:, :4]
+    source = jnp.where(TOKENS > 3, TOKENS, 0)
+    mask = (source > 0)[:, None, None]
+    memory = jitted(PAIR.encoder)({"params": params["encoder"]}, source, mask)
+    logits = jitted(PAIR.decoder)({"params": params["decoder"]}, target, memory, mask)
+    whole = jitted(PAIR)(variables("pair"), source, target)
+    np.testing.assert_allclose(logits, whole, **SAME)
+
+
+def test_two_languages_share_no_positions_but_one_vocabulary_shares_all():
+    learned = positions.LearnedPositions(9, 16)
+    two, one = (transformer(n, 11, 16, 1, 2, 32, position_embedding=learned) for n in (11, None))
+    shapes = [jax.eval_shape(model.init, key(0), TOKENS, TOKENS)["params"] for model in (two, one)]
+    assert set(shapes[0]["encoder"]) == {"embedding", "stack"}
+    assert set(shapes[1]["encoder"]) == {"stack"}
+    assert "position_embedding" in shapes[0]["encoder"]["embedding"]
+    assert "position_embedding" in shapes[1]["decoder"]["embedding"]
+
+
+def test_logits_of_an_output_layer_are_not_rounded():
+    output = OutputDense(11)
+    model = transformer(11, 11, 16, 1, 2, 32, context=16, output=output)
+    variables = jax.jit(model.init)(key(0), TOKENS, TOKENS)
+    short = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), variables)
+    logits = jitted(model)(short, TOKENS, TOKENS)
+    assert logits.dtype == jnp.float32
+    assert (logits != logits.astype(jnp.bfloat16).astype(jnp.float32)).mean() > 0.9
+
+
+def test_a_transformer_has_no_recurrent_state():
+    batch = {"tokens": TOKENS, "targets": TOKENS, "first": jnp.ones(2, bool)}
+    with pytest.raises(UserError, match=r"CausalLM has no recurrent state .* windows"):
+        objectives.truncated(CAUSAL["gpt"]).init(key(0), batch)
