@@ -14,19 +14,16 @@ ResNet-50 faster than PyTorch with channels last in bfloat16.
     uv run --extra tpu scripts/accelerator.py
 """
 
-import contextlib
 import dataclasses
 import functools
 import importlib.metadata
 import itertools
 import multiprocessing
 import os
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from statistics import median
 from typing import Any, Literal, get_args
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -38,8 +35,9 @@ from workloads import Workload, momentum, tokens
 from xla_flags import FLAGS, Flag
 
 from jaxmodels import chips, flops, generate, objectives, sharding, train, tree
-from jaxmodels.adapters.precision import Cast
-from jaxmodels.layers import attention
+from jaxmodels.adapters import Adapter, Cast
+from jaxmodels.kernels.attention import attend
+from jaxmodels.layers.attention import Attend
 from jaxmodels.models import causal_lm, resnet
 
 Name = Literal["gpt2", "resnet50", "decode"]
@@ -195,8 +193,7 @@ def cases(options: Options) -> list[Case]:
 def measured(case: Case, options: Options, beside_torch: bool) -> Result:
     """Ours and PyTorch's in turns."""
     make, steps = (Texts, 1) if case.workload == "decode" else (Steps, options.steps)
-    with attending(case.attention):
-        ours = make(case)
+    ours = make(case)
     pairs = []
     for _ in range(options.turns):
         own = turn(ours.run, steps) / ours.tokens_each
@@ -233,7 +230,9 @@ def gpt(case: Case) -> causal_lm.CausalLM:
     """GPT-2 small, or its tiny form."""
     sizes = case.sizes
     widths = sizes.width, sizes.depth, sizes.heads
-    return causal_lm.gpt2(sizes.vocab, sizes.context, *widths, unroll=case.unroll)
+    return causal_lm.gpt2(
+        sizes.vocab, sizes.context, *widths, attend=attend_by(case.attention), unroll=case.unroll
+    )
 
 
 class Steps(Ours):
@@ -255,26 +254,15 @@ class Steps(Ours):
 
 
 @dataclasses.dataclass(frozen=True)
-class Half:
-    """A model whose variables are bfloat16 from the start, and so what it carries.
+class Half(Adapter):
+    """A model whose variables are bfloat16 from the start, and so its cache.
 
-    `Cast` would cast all params again for each token, and leaves a carry in float32.
+    `Cast` would cast all params again for each token, and leaves a cache in float32.
     """
 
-    model: causal_lm.CausalLM
-
-    @property
-    def context(self) -> int:
-        """The model's own."""
-        return self.model.context
-
-    def init(self, *args: Any, **kwargs: Any) -> Any:
+    def init(self, rngs: Any, *args: Any, **kwargs: Any) -> Any:
         """Make the variables."""
-        return half(self.model.init(*args, **kwargs))
-
-    def apply(self, *args: Any, **kwargs: Any) -> Any:
-        """Compute the outputs."""
-        return self.model.apply(*args, **kwargs)
+        return half(super().init(rngs, *args, **kwargs))
 
 
 def half(variables: Any) -> Any:
@@ -306,23 +294,28 @@ class Texts:
             jax.block_until_ready(written)
 
 
-@contextlib.contextmanager
-def attending(kernel: Kernel) -> Iterator[None]:
-    """Within, what is traced attends by this kernel."""
+@functools.cache
+def attend_by(kernel: Kernel) -> Attend:
+    """Attention by this kernel of jax's, whatever the library would choose."""
     if kernel == "chosen":
-        yield
-        return
-    fused = functools.partial(jax.nn.dot_product_attention, implementation=kernel)
+        return attend
 
-    def attend(
-        q: Any, k: Any, v: Any, mask: Any, bias: Any, causal: bool, window: int | None
+    def attend_by_kernel(
+        q: Any,
+        k: Any,
+        v: Any,
+        mask: Any = None,
+        bias: Any = None,
+        causal: bool = False,
+        window: int | None = None,
+        scale: float | None = None,
     ) -> Any:
         if window is not None:
             raise ValueError("this benchmark's attention has no window")
-        return fused(q, k, v, bias, mask, is_causal=causal)
+        options: dict[str, Any] = {"is_causal": causal, "scale": scale, "implementation": kernel}
+        return jax.nn.dot_product_attention(q, k, v, bias, mask, **options)
 
-    with mock.patch.object(attention, "attend", attend):
-        yield
+    return attend_by_kernel
 
 
 def operations(case: Case) -> int | None:
@@ -334,12 +327,12 @@ def operations(case: Case) -> int | None:
     """
     if case.workload == "decode":
         return None
-    work = work_of(dataclasses.replace(case, loss="whole"))
+    # A fused kernel's products are in no jaxpr.
+    work = work_of(dataclasses.replace(case, loss="whole", attention="xla"))
     parts = work.objective, work.optimizer
     mesh = sharding.mesh(devices=jax.devices()[:1])
     state = train.abstract_state(*parts, work.batch, mesh)
-    with attending("xla"):  # a fused kernel's products are in no jaxpr
-        return flops.count(train.update(*parts), state, work.batch).matmul
+    return flops.count(train.update(*parts), state, work.batch).matmul
 
 
 def peer_turn(case: Case, steps: int, compiled: bool, ours: Steps | Texts) -> float:

@@ -15,8 +15,6 @@ import accelerator
 from accelerator import Case, Options, Result, Sizes
 from xla_flags import FLAGS
 
-from jaxmodels.layers import attention
-
 PARAMETERS = {"gpt2": 124_439_808, "resnet50": 25_557_032}
 
 
@@ -84,8 +82,7 @@ def test_the_kernel_of_attention_is_the_one_asked_for(monkeypatch):
         lambda q, *_, implementation=None, **__: asked.append(implementation) or q,
     )
     for kernel in ("xla", "cudnn"):
-        with accelerator.attending(kernel):
-            attention.attend(x, x, x, None, None, True, None)
+        accelerator.attend_by(kernel)(x, x, x, None, None, True, None)
     assert asked == ["xla", "cudnn"]
 
 
