@@ -24,6 +24,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from statistics import median
 from typing import Any, Literal, get_args
+from unittest import mock
 
 import jax
 import jax.numpy as jnp

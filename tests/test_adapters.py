@@ -1,6 +1,7 @@
 """One contract for all adapters: what they do not change is the model's own."""
 
 import copy
+import operator
 import pickle
 
 import flax.linen as nn
@@ -14,6 +15,8 @@ from jaxmodels import adapters, objectives
 from jaxmodels.errors import UserError
 from jaxmodels.layers.distributions import bernoulli
 from jaxmodels.metrics.latent import ImportanceWeighted
+from jaxmodels.models.causal_lm import gpt2
+from jaxmodels.models.encoder_decoder import transformer
 
 KEY = jax.random.key(0)
 X = jax.random.normal(KEY, (4, 6))
@@ -217,3 +220,14 @@ def test_precision_does_not_round_what_a_likelihood_is_of():
         loss, _ = objective(params, {}, {"image": image}, KEY)
         exact = jnp.sum(jnp.log1p(jnp.exp(3.0)) - image * 3.0)
         np.testing.assert_allclose(loss, exact, rtol=1e-6)
+
+
+def test_remat_reaches_the_stacks_of_a_model_made_of_modules():
+    policy = adapters.POLICIES["full"]
+    for model, paths in (
+        (gpt2(11, 8, 8, 2, 2), ["stack"]),
+        (transformer(11, 11, 8, 2, 2, 16), ["encoder.stack", "decoder.stack"]),
+    ):
+        found = adapters.remat(model, policy)
+        assert type(found) is type(model)
+        assert all(operator.attrgetter(path)(found).remat is policy for path in paths)

@@ -34,7 +34,8 @@ TABLE = {
 
 
 def losses(policy, parts, dtype, unroll, mesh):
-    objective = objectives.next_token(MODEL.clone(unroll=unroll))
+    stack = MODEL.stack.clone(unroll=unroll)
+    objective = objectives.next_token(MODEL.clone(stack=stack))
     state = train.init(jax.random.key(0), objective, OPTIMIZER, BATCH, mesh, rule())
     if POLICIES[policy] is not None:
         objective = map_model(objective, lambda model: remat(model, POLICIES[policy]))

@@ -10,7 +10,6 @@ import optax
 import pytest
 
 from jaxmodels import objectives, sharding, train, tree
-from jaxmodels.experiment.experiment import tensor_dims
 from jaxmodels.layers.cells import GRU, LSTM
 from jaxmodels.layers.dense import OutputDense
 from jaxmodels.layers.recurrent import RNN
@@ -121,7 +120,8 @@ def losses(name, mesh, steps=3):
     """The losses of a few steps, and the last state."""
     objective, batch = TABLE[name]
     begin = beginning(name)
-    placed = sharding.sharding_tree(begin, mesh, sharding.tensor(tensor_dims(objective)))
+    rule = sharding.tensor(getattr(objective.model, "tensor_dims", {}))
+    placed = sharding.sharding_tree(begin, mesh, rule)
     state = jax.device_put(jax.tree.map(jnp.copy, begin), placed)  # the step's to give away
     step = train.make_step(objective, OPTIMIZER)
     found = []

@@ -80,7 +80,7 @@ def table():
         "translator": (bahdanau(11, 11, 8, 16, 0.1, init), tokens(6, 5)),
         "gpt": (gpt2(11, 8, 16, 2, 2, 0.1), tokens(6)),
         # Of three tokens: it has no positions of its own, and cannot count a token's repetitions.
-        "llama": (llama(11, 8, 16, 2, 4, 2, 24, tied=True), tokens(3)),
+        "llama": (llama(11, 8, 16, 2, 4, 2, 24).clone(output=None), tokens(3)),
         "transformer": (encoder_decoder.transformer(11, 11, 16, 2, 2, 32, context=8), tokens(6, 5)),
         "transformer, shared": (
             encoder_decoder.transformer(None, 11, 16, 1, 4, 32, 0.0),
