@@ -54,7 +54,8 @@ def iwae_mnist(
     model = burda_vae(shape, latents, widths)
     ends = [round(train.steps_per_epoch * (3**i - 1) / 2) for i in range(1, 8)]
     schedule = optax.piecewise_constant_schedule(lr, dict.fromkeys(ends, 10 ** (-1 / 7)))
-    nats = PUBLISHED.get((samples, latents))
+    nats, setting = PUBLISHED.get((samples, latents)), {"samples": samples, "latents": latents}
+    published = Published({"test/nll": nats}, "mnist", setting=setting) if nats else None
     return Experiment(
         objective=objectives.iwae(model, samples),
         optimizer=optax.adam(schedule, b1=0.9, b2=0.999, eps=1e-4),
@@ -64,11 +65,7 @@ def iwae_mnist(
             "bound": metrics.elbo(model, test),
         },
         steps=steps,
-        published=None
-        if nats is None
-        else Published(
-            {"test/nll": nats}, "mnist", setting={"samples": samples, "latents": latents}
-        ),
+        published=published,
         best="test/nll",
         report=inspect.latents(model, test),
     )

@@ -45,7 +45,8 @@ def transformer_multi30k(
     sizes = len(task.source), len(task.target), width, depth, width // 32, 2 * width
     options = {"dropout": dropout, "context": task.max_length + 1, "unroll": depth}
     model = encoder_decoder.transformer_multi30k(*sizes, **options)
-    translate = generate.translator(model, task.max_length, beam_size, alpha=1.5)
+    search = {"beam_size": beam_size, "alpha": 1.5}
+    translate = generate.translator(model, task.max_length, **search)
     return Experiment(
         objective=objectives.seq2seq(model, label_smoothing),
         optimizer=optax.chain(
@@ -62,11 +63,7 @@ def transformer_multi30k(
         published=Published({"translation/bleu": 36.52, "test/perplexity": 5.316}, "multi30k"),
         best="validation/perplexity",
         report=inspect.translations(
-            model,
-            task,
-            beam_size=beam_size,
-            alpha=1.5,
-            attention_fn=encoder_decoder.cross_attention,
+            model, task, **search, attention_fn=encoder_decoder.cross_attention
         ),
         files=task.vocabulary_files,
     )

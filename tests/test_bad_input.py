@@ -141,7 +141,10 @@ def on(train, test, num_classes=10):
         (on(arrays([1, -1, 2]), GOOD), "Example 1 of mine has the label -1"),
         (on(arrays([]), GOOD), "mine has no examples"),
         (on(GOOD, arrays([])), "mine has no examples"),
-        (on(GOOD, arrays([1], (9, 8, 1))), "reads mine as {'image': ((9, 8, 1), 'float32')}, but the model"),
+        (on(GOOD, arrays([1], (9, 8, 1))), "mine as {'image': ((9, 8, 1), 'float32')}, but the"),
+            on(GOOD, arrays([1], (9, 8, 1))),
+            "reads mine as {'image': ((9, 8, 1), 'float32')}, but the model",
+        ),
         (on(GOOD, arrays([1], (8, 8, 3))), "give both splits the same image_shape"),
     ],
 )

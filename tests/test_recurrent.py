@@ -1,6 +1,7 @@
 """Recurrent layers: equal to PyTorch, Keras and the unrolled loop; lengths, dropout, gradients."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import flax.linen as nn
@@ -12,7 +13,7 @@ import pytest
 from jaxmodels.errors import UserError
 from jaxmodels.kernels import rnn_scan
 from jaxmodels.layers.cells import GRU, LSTM, Elman, OriginalGRU
-from jaxmodels.layers.initializers import uniform
+from jaxmodels.layers.initializers import per_part_init, uniform
 from jaxmodels.layers.recurrent import RNN, StackedRNN
 
 # Float32 rounds at 6e-8, and every step adds to it.
@@ -313,3 +314,14 @@ def test_what_does_not_fit_is_refused():
     stack = StackedRNN(RNN(5), 2)
     with pytest.raises(UserError, match="has 2 states, got 1"):
         stack.init(jax.random.key(0), x, ((jnp.zeros((3, 5)),) * 2,))
+
+
+def test_the_parts_of_an_orthogonal_kernel_are_factorised_in_turn():
+    """jaxlib's batched QR waits for the threads that it runs in: eight CPU devices never end."""
+    init = per_part_init(nn.initializers.orthogonal(), 4)
+    kernel = init(jax.random.key(0), (8, 32))
+    for part in np.split(np.asarray(kernel), 4, axis=1):
+        np.testing.assert_allclose(part.T @ part, np.eye(8), atol=1e-5)
+    text = jax.jit(init, static_argnums=1).lower(jax.random.key(0), (8, 32)).as_text()
+    (operand,) = set(re.findall(r"geqrf.*?\(tensor<([\dx]+)xf32>", text))
+    assert operand == "8x8"
