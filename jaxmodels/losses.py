@@ -14,10 +14,12 @@ from jaxmodels.typing import Array
 __all__ = [
     "binary_cross_entropy",
     "check_label_smoothing",
+    "check_same_shape",
     "cross_entropy",
     "flat",
     "in_chunks",
     "is_hit",
+    "like_outputs",
     "token_scores",
 ]
 
@@ -82,6 +84,29 @@ def check_targets(logits: Array, targets: Array) -> bool:
             + (". Remove the last axis: `labels[..., 0]`." if targets.shape[-1:] == (1,) else ".")
         )
     return soft
+
+
+def check_same_shape(outputs: Array, targets: Array, name: str) -> None:
+    """Raise `UserError` unless the targets `name` have the outputs' shape: one for each class."""
+    if targets.shape != outputs.shape:
+        raise UserError(
+            f"the model's outputs have shape {outputs.shape}, the targets {name!r} {targets.shape}; "
+            "expected the same shape, one number for each class"
+        )
+
+
+def like_outputs(outputs: Array, targets: Array, name: str) -> Array:
+    """Targets in the shape of the outputs, where (B,) also stands for (B, 1), either way.
+
+    Raises `UserError` for other shapes: they would be broadcast against each other.
+    """
+    B = outputs.shape[:1]
+    if targets.shape != outputs.shape and {outputs.shape, targets.shape} != {B, (*B, 1)}:
+        raise UserError(
+            f"the model's outputs have shape {outputs.shape}, the targets {name!r} {targets.shape}; "
+            "expected the same shape"
+        )
+    return targets.reshape(outputs.shape)
 
 
 def check_label_smoothing(smoothing: float) -> None:

@@ -188,7 +188,7 @@ def test_r2_of_targets_that_are_all_equal(outputs, r2):
 
 def test_outputs_of_another_shape_than_the_targets_are_refused():
     split = Arrays(x=np.ones((5, 2), np.float32), y=np.ones(5, np.float32))
-    with pytest.raises(UserError, match=r"\(2, 2\).*arrays/test \(2,\)"):
+    with pytest.raises(UserError, match=r"\(2, 2\), the targets 'y' \(2,\)"):
         evaluate(metrics.regression(IDENTITY, split), 2)
 
 

@@ -6,8 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmodels.errors import UserError
-from jaxmodels.losses import binary_cross_entropy
+from jaxmodels.losses import binary_cross_entropy, check_same_shape
 from jaxmodels.metric import Metric
 from jaxmodels.metrics.evaluation import Evaluation, Metrics, Totals
 from jaxmodels.metrics.reductions import Rows
@@ -41,11 +40,7 @@ def multilabel_classification(
 
     def statistics(logits: Array, batch: Batch) -> dict[str, Array]:
         targets = batch[target]
-        if targets.shape != logits.shape:
-            raise UserError(
-                f"The model's outputs have shape {logits.shape}, the targets {target!r} of "
-                f"{split.name} {targets.shape}; expected one number for each class."
-            )
+        check_same_shape(logits, targets, target)
         logits = logits.astype(jnp.float32)
         losses = binary_cross_entropy(logits, targets.astype(jnp.float32))
         return {"logits": logits, "targets": targets > 0.5, "losses": losses.mean(axis=-1)}

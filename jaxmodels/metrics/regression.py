@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from jaxmodels.errors import UserError
+from jaxmodels.losses import like_outputs
 from jaxmodels.metric import Metric
 from jaxmodels.metrics.evaluation import Evaluation, Metrics, Totals, count_true
 from jaxmodels.typing import Array, Batch, Model
@@ -30,13 +30,7 @@ def regression(
 
     def statistics(outputs: Array, batch: Batch) -> dict[str, Array]:
         origin = _columns(jnp.asarray(split.preprocess(first)[target]))
-        y = batch[target]
-        B = y.shape[:1]
-        if outputs.shape != y.shape and {outputs.shape, y.shape} != {B, (*B, 1)}:
-            raise UserError(
-                f"The model's outputs have shape {outputs.shape}, the targets of "
-                f"{split.name} {y.shape}; expected the same shape."
-            )
+        y = like_outputs(outputs, batch[target], target)
         return regression_sums(_columns(outputs), _columns(y), origin, batch["mask"])
 
     return Evaluation(model, split, tuple(inputs), statistics, regression_metrics, TYPES)

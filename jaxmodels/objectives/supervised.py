@@ -4,8 +4,14 @@ from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 
-from jaxmodels.errors import UserError
-from jaxmodels.losses import binary_cross_entropy, check_label_smoothing, cross_entropy, is_hit
+from jaxmodels.losses import (
+    binary_cross_entropy,
+    check_label_smoothing,
+    check_same_shape,
+    cross_entropy,
+    is_hit,
+    like_outputs,
+)
 from jaxmodels.objectives.objective import Objective
 from jaxmodels.terms import Term
 from jaxmodels.typing import Array, Batch, Model
@@ -46,11 +52,7 @@ def multilabel_classification(
 
     def score(logits: Array, batch: Batch) -> Mapping[str, Term]:
         targets = batch[target]
-        if targets.shape != logits.shape:
-            raise UserError(
-                f"multi-label targets {target!r} have shape {targets.shape}; expected one number "
-                f"for each class, {logits.shape}"
-            )
+        check_same_shape(logits, targets, target)
         losses = binary_cross_entropy(logits.astype(jnp.float32), targets.astype(jnp.float32))
         return {"cross_entropy": Term(jnp.mean(losses, axis=-1))}
 
@@ -69,15 +71,3 @@ def regression(model: Model, inputs: Sequence[str] = ("x",), target: str = "y") 
         return {"squared_error": Term(jnp.mean(jnp.square(error), axis=range(1, error.ndim)))}
 
     return Objective(model, tuple(inputs), score)
-
-
-def like_outputs(outputs: Array, y: Array, name: str) -> Array:
-    """Targets in the shape of the outputs; `UserError` where they are not of that shape."""
-    shapes = {outputs.shape, y.shape}
-    B = outputs.shape[:1]
-    if len(shapes) > 1 and shapes != {B, (*B, 1)}:
-        raise UserError(
-            f"the model's outputs have shape {outputs.shape}, the targets {name!r} {y.shape}; "
-            "expected the same shape"
-        )
-    return y.reshape(outputs.shape)
