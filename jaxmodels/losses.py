@@ -90,8 +90,8 @@ def check_same_shape(outputs: Array, targets: Array, name: str) -> None:
     """Raise `UserError` unless the targets `name` have the outputs' shape: one for each class."""
     if targets.shape != outputs.shape:
         raise UserError(
-            f"the model's outputs have shape {outputs.shape}, the targets {name!r} {targets.shape}; "
-            "expected the same shape, one number for each class"
+            f"the model's outputs have shape {outputs.shape}, the targets {name!r} "
+            f"{targets.shape}; expected the same shape, one number for each class"
         )
 
 
@@ -103,8 +103,8 @@ def like_outputs(outputs: Array, targets: Array, name: str) -> Array:
     B = outputs.shape[:1]
     if targets.shape != outputs.shape and {outputs.shape, targets.shape} != {B, (*B, 1)}:
         raise UserError(
-            f"the model's outputs have shape {outputs.shape}, the targets {name!r} {targets.shape}; "
-            "expected the same shape"
+            f"the model's outputs have shape {outputs.shape}, the targets {name!r} "
+            f"{targets.shape}; expected the same shape"
         )
     return targets.reshape(outputs.shape)
 
