@@ -8,18 +8,17 @@ import struct
 import subprocess
 import sys
 import time
-import types
 
 import numpy as np
 import pytest
 
 from jaxmodels import report
+from jaxmodels.metric import Metric, Published
 from jaxmodels.report.confusion import confusion
 from jaxmodels.report.curves import _line, _panels
 from jaxmodels.report.filters import as_images
 from jaxmodels.report.images import displayable
 from jaxmodels.report.progress import Bar, Pace, duration
-from jaxmodels.report.verdict import reached, written
 
 
 def test_importing_the_package_is_cheap():
@@ -201,39 +200,54 @@ def test_duration():
 
 # The verdict.
 
-
-@pytest.mark.parametrize(
-    ("name", "measured", "published", "expected"),
-    [
-        ("test/error", 0.0094, 0.0095, True),
-        ("test/error", 1 - 0.9905, 0.0095, True),  # equal, but for rounding
-        ("test/error", 0.0096, 0.0095, False),
-        ("test/accuracy", 0.99, 0.985, True),
-        ("accuracy", 0.98, 0.985, False),
-        ("test/top5", 0.9, 0.91, False),
-        ("test/bits_per_byte", 1.0, 1.1, True),
-        ("test/sparkle", 1.0, 1.1, None),
-        ("test/error", math.nan, 0.0095, False),
-    ],
-)
-def test_reached(name, measured, published, expected):
-    assert reached(name, measured, published) is expected
+TYPES = {
+    "test/error": Metric("%", higher_is_better=False, of_examples=True),
+    "test/top5": Metric("%", higher_is_better=True, of_examples=True),
+    "test/cross_entropy": Metric("nats", higher_is_better=False),
+    "test/map": Metric(higher_is_better=True),
+}
 
 
-def test_units():
-    assert written("test/error", 0.0095) == "0.95 %"
-    assert written("test/cross_entropy", 0.03125) == "0.03125 nats"
-    assert written("test/mse", math.inf) == "inf"
+def results(measured, published=None, dataset="mnist", **other):
+    """Results of a run on mnist, beside values published on `dataset`."""
+    published = None if published is None else Published(published, dataset)
+    parts = {"types": TYPES, "datasets": {"test": "mnist"}, **other}
+    return report.Results(metrics=measured, published=published, **parts)
 
 
-def test_summary(tmp_path):
+def test_a_verdict_follows_the_direction_that_the_metric_has():
+    """No list of names can know the direction of every metric, such as mAP."""
+    assert results({"test/map": 0.31}, {"test/map": 0.30}).verdict("test/map") == "reached"
+    assert results({"test/map": 0.29}, {"test/map": 0.30}).verdict("test/map") == "not reached"
+    unknown = results({"test/sparkle": 1.0}, {"test/sparkle": 1.1})
+    assert (unknown.verdict("test/sparkle"), unknown.reached("test/sparkle")) == ("", None)
+
+
+def test_there_is_no_verdict_on_another_dataset():
+    found = results({"test/error": 0.001}, {"test/error": 0.0095}, dataset="cifar10")
+    assert found.reached("test/error") is None
+    for text in report.comparison(found).html, report.summary(found, "runs/a"):
+        assert "Published on cifar10, measured on mnist" in text
+        assert not re.search(r"better than|\breached\b|reaches", text)
+
+
+def test_changed_hyperparameters_stand_beside_the_verdict():
+    measured, published = {"test/error": 0.001}, {"test/error": 0.0095}
+    found = results(measured, published, changed={"steps": (2260, 500), "widths": ((8, 8), (4,))})
+    for text in report.comparison(found).html, report.summary(found, "runs/a"):
+        assert "steps=500 (2260)" in text
+        assert "widths=4 (8 8)" in text
+    assert found.verdict("test/error") == "reached"
+
+
+def test_summary():
     measured = {"test/error": 0.0111, "test/confusion": np.eye(2), "test/cross_entropy": 0.05}
-    published = {"test/error": 0.0095, "test/top5": 0.9}
-    text = report.summary(measured, published, "runs/a", "runs/a/report.html", "uv run x.py")
+    found = results(measured, {"test/error": 0.0095, "test/top5": 0.9})
+    text = report.summary(found, "runs/a", "runs/a/report.html", "uv run x.py")
     assert re.search(r"test/error +1.11 % +0.95 % +not reached", text)
     assert re.search(r"test/top5 +- +90.00 %", text)
     assert "confusion" not in text
-    assert text.splitlines()[-1] == "continue  uv run x.py"
+    assert text.splitlines()[-1] == "resume    uv run x.py"
 
 
 # The page.
@@ -288,8 +302,8 @@ def all_sections():
     images = rng.integers(0, 256, (40, 9, 9, 1)).astype(np.uint8)
     measured = {"test/error": 0.1, "test/confusion": np.eye(3) * 30, "other": 1.0}
     return [
-        report.comparison({"test/error": 0.2, "test/mse": 1.0}, measured, "A & B, 1998"),
-        report.curves(metrics()),
+        report.comparison(results(measured, {"test/error": 0.2, "test/mse": 1.0})),
+        report.curves(metrics(), TYPES),
         report.confusion(rng.integers(0, 5, (3, 3)), ("<a>", "b", "c")),
         report.predictions(images, labels, probabilities, ("<a>", "b", "c")),
         report.filters(rng.normal(size=(3, 3, 3, 20))),
@@ -356,15 +370,17 @@ def test_curves_of_any_values(values):
 
 
 def test_comparison_says_what_was_not_reached():
-    section = report.comparison({"test/error": 0.01}, {"test/error": 0.02})
+    section = report.comparison(results({"test/error": 0.02}, {"test/error": 0.01}))
     assert "does not reach the published 1.00 %" in section.html
     assert "badge bad" in section.html
     assert "+1.00 %" in section.html
 
 
-def test_comparison_has_the_standard_error():
-    measured = {"test/error": 0.1, "test/confusion": np.eye(10) * 10}
-    assert "± 3.00" in report.comparison({}, measured).html
+def test_shares_of_examples_have_a_standard_error():
+    measured = {"test/error": 0.1, "test/cross_entropy": 0.1}
+    section = report.comparison(results(measured, examples={"test": 100}))
+    assert section.html.count("± 3.00") == section.html.count('class="quiet">±') == 1
+    assert "±" not in report.comparison(results(measured)).html
 
 
 def test_many_classes_become_a_picture():
@@ -409,49 +425,3 @@ def test_evaluations_do_not_slow_the_throughput_down():
 
 def test_throughput_of_a_run_of_one_line():
     assert "<svg" not in report.throughput(np.array([1]), np.array([5.0]), first_step=2.0).html
-
-
-# A classifier.
-
-
-class Digits:
-    """Images whose class is their brightest column."""
-
-    num_classes = 4
-    class_names = ("a", "b", "c", "d")
-
-    def __init__(self, size):
-        rng = np.random.default_rng(0)
-        self.label = rng.integers(0, 4, size)
-        self.image = rng.integers(0, 100, (size, 4, 4, 1)).astype(np.uint8)
-        self.image[np.arange(size), :, self.label] += 120
-
-    def read(self, indices):
-        return {"image": self.image[indices], "label": self.label[indices]}
-
-    def preprocess(self, batch):
-        return {**batch, "image": batch["image"] / 255.0}
-
-    def padded(self, batch_size):
-        for start in range(0, len(self.label), batch_size):
-            indices = np.arange(start, start + batch_size)
-            mask = indices < len(self.label)
-            yield {**self.read(np.where(mask, indices, 0)), "mask": mask}
-
-
-def test_classification():
-    split = Digits(13)
-
-    def apply(variables, images):
-        return images.mean(axis=(1, 3)) @ variables["params"]["dense"]["kernel"][:4]
-
-    kernel = np.zeros((16, 4), np.float32)
-    kernel[:4] = 20 * np.eye(4)
-    make = report.classification(types.SimpleNamespace(apply=apply), split, batch_size=8)
-    sections = make({"params": {"dense": {"kernel": kernel}}}, {})
-    assert [s.title for s in sections] == ["Predictions", "Confusion", "First-layer filters"]
-    assert "0 of 0 wrong" in sections[0].html
-    assert "13 of 13 right" in sections[0].html
-    assert "No mistakes." in sections[1].html
-    counts = [int(n) for n in re.findall('class="right">(.*?)<', sections[1].html)]
-    assert counts == np.bincount(split.label, minlength=4).tolist()

@@ -84,7 +84,8 @@ def _figure(name: str, series: dict[str, Series], units: Mapping[str, str]) -> s
         log=name != "learning_rate" and _wide(lines),
         form=lambda v: f"{v:.2f} %" if share else f"{v:.3g}",
     )
-    caption = f"{html.escape(name.replace('_', ' '))}<span>{', ' * bool(unit)}{unit}</span>"
+    shown = f", {unit}" if unit and unit not in name else ""  # bits_per_byte says it already
+    caption = f"{html.escape(name.replace('_', ' '))}<span>{html.escape(shown)}</span>"
     return f"<figure><figcaption>{caption}</figcaption>{svg}</figure>"
 
 
