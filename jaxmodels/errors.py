@@ -1,5 +1,5 @@
-"""Errors that are the user's to mend."""
+"""The error for mistakes of the user."""
 
 
 class UserError(ValueError):
-    """A mistake in what the user gave; `run` prints it without a traceback and exits with 2."""
+    """Wrong arguments, options, data or files; `run` prints it without traceback."""

@@ -1,8 +1,8 @@
-"""FLOPs of a function, counted on its jaxpr before anything is compiled.
+"""Count floating point operations (FLOPs) of a function from its jaxpr, without compiling it.
 
 XLA's own count (`compiled.cost_analysis()`) needs a compilation, and counts a loop's body once.
-Utilisation divides the `matmul` part by a chip's peak (Chowdhery et al. 2022, "PaLM: Scaling
-language modeling with pathways", appendix B).
+Model FLOPs utilisation (MFU) is `matmul` over a chip's peak (Chowdhery et
+al. 2022, "PaLM: Scaling language modeling with pathways", appendix B).
 """
 
 import dataclasses
@@ -26,16 +26,16 @@ ARITHMETIC = _names(
     " mul neg nextafter one_minus_square polygamma pow regularized_incomplete_beta rem round rsqrt"
     " sign sin sinh sqrt square sub tan tanh zeta"
 )
-"""Primitives of one operation per element of the output, however long it takes."""
+"""Primitives counted as one operation per element of the output."""
 
 REDUCTIONS = _names("argmax argmin reduce_max reduce_min reduce_prod reduce_sum")
-"""Primitives of one operation per element of the input."""
+"""Primitives counted as one operation per element of the input."""
 
 WINDOWS = _names("reduce_window_max reduce_window_min reduce_window_sum")
-"""Primitives of one operation per element of the output and of the window."""
+"""Primitives counted as one operation per element of the output and of the window."""
 
 SCATTERS = _names("scatter-add scatter-max scatter-min scatter-mul")
-"""Primitives of one operation per element of the updates, the third operand."""
+"""Primitives counted as one operation per element of the updates, the third operand."""
 
 FREE = _names(
     "all_gather all_gather_invariant all_to_all bitcast_convert_type broadcast_in_dim complex"
@@ -45,102 +45,101 @@ FREE = _names(
     " reshard rev rng_uniform scatter select_and_gather_add select_n sharding_constraint slice sort"
     " split squeeze stack stop_gradient swap top_k transpose"
 )
-"""Primitives that move or choose: none, as for all whose result is no float (comparisons, keys)."""
+"""Primitives that only move data: no FLOPs, like all with integer or boolean results."""
 
 CALLS = _names(
     "call checkpoint closed_call custom_jvp_call custom_vjp_call eval_jaxpr jit pjit remat remat2"
     " run_state"
 )
-"""Primitives that run the jaxpr among their parameters once."""
+"""Primitives that run the jaxpr in their params once."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Counted:
-    """FLOPs of a function.
+class FlopCount:
+    """The result of `count`.
 
     Attributes:
-        total: floating point operations; of a multiplication and an addition, two.
-        matmul: those of matrix products and convolutions.
-        unknown: what the count is too low for, such as loops of a length that only the data know.
+        total: floating point operations; a multiply-add counts as two.
+        matmul: those in matrix products and convolutions.
+        uncounted: operations missing in the count, such as loops of data-dependent length.
     """
 
     total: int = 0
     matmul: int = 0
-    unknown: tuple[str, ...] = ()
+    uncounted: tuple[str, ...] = ()
 
-    def __add__(self, other: "Counted") -> "Counted":
-        unknown = tuple(dict.fromkeys(self.unknown + other.unknown))
-        return Counted(self.total + other.total, self.matmul + other.matmul, unknown)
+    def __add__(self, other: "FlopCount") -> "FlopCount":
+        uncounted = tuple(dict.fromkeys(self.uncounted + other.uncounted))
+        return FlopCount(self.total + other.total, self.matmul + other.matmul, uncounted)
 
-    def times(self, n: int) -> "Counted":
+    def times(self, n: int) -> "FlopCount":
         """The count of `n` runs."""
-        return Counted(n * self.total, n * self.matmul, self.unknown if n else ())
+        return FlopCount(n * self.total, n * self.matmul, self.uncounted if n else ())
 
 
-def count(fn: Callable[..., Any], *args: Any) -> Counted:
+def count(fn: Callable[..., Any], *args: Any) -> FlopCount:
     """Count the floating point operations of `fn(*args)`, on all devices together.
 
     Args:
         fn: a pure function; may be jitted, may be sharded.
         args: trees of arrays or of `jax.ShapeDtypeStruct`; nothing is computed.
 
-    The count is of the products that the program makes, so that utilisation by it is of the
-    hardware. What no result needs is not counted, for XLA leaves it out too. What `jax.checkpoint`
-    computes again is; PaLM's count, of the model, is that of the same function without it. Products
-    with a causal mask's zeros are counted, as there, where they are made: causal attention traced
-    for a CPU leaves out most of them (`kernels.blockwise_attention`; 5/8 remain of 256 tokens).
-    Programs for other platforms are traced and counted under a mesh that names theirs.
+    Dead code is not counted, since XLA removes it. Recomputation by `jax.checkpoint` is: this gives
+    hardware FLOPs utilisation (HFU); for MFU, count the same function without it. Products with
+    zeros of a causal mask are counted, as in PaLM, where the program makes them: causal attention
+    traced for a CPU leaves out most of them (`kernels.blockwise_attention`; 5/8 remain of 256
+    tokens). Programs for other platforms are traced under a mesh that names theirs.
 
     - A matrix product of (M, K) and (K, N): 2 M N K. Operations on integers: none.
     - A convolution: 2 x batch x output features x input features of a group x, for each dimension,
-      the two smaller of taps, input and output. That is taps x output, padding included, as papers
-      count; taps x input for a transposed convolution, without the zeros between; and for either
-      gradient as much as forwards.
-    - `scan`: its length times. `while`: once, and `unknown` says so. `cond`: the largest branch.
-    - `lax.platform_dependent`: its default, since the others compute the same in other ways.
-    - `shard_map`: a shard's, times the number of shards.
-    - Other primitives with a jaxpr inside: that once, and those that no rule knows: none;
-      `unknown` names both.
+      the product of the two smallest of taps, input and output size. That is taps x output for a
+      convolution (padding included, as papers count), taps x input for a transposed one, and the
+      same for both gradients.
+    - `scan`: its length times. `while`: once, and `uncounted` says so. `cond`: the largest branch.
+    - `lax.platform_dependent`: its default branch.
+    - `shard_map`: the count of a shard times the number of shards.
+    - Other primitives with a jaxpr inside: that jaxpr once. Primitives without a rule: none.
+      `uncounted` names both.
     """
     jaxpr = jax.make_jaxpr(fn)(*args).jaxpr
     live, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
     return _of_jaxpr(live)
 
 
-def _of_jaxpr(jaxpr: Any) -> Counted:
-    return sum((_of_equation(equation) for equation in jaxpr.eqns), Counted())
+def _of_jaxpr(jaxpr: Any) -> FlopCount:
+    return sum((_of_equation(equation) for equation in jaxpr.eqns), FlopCount())
 
 
-def _of_equation(equation: Any) -> Counted:
+def _of_equation(equation: Any) -> FlopCount:
     name = equation.primitive.name
     if name in CONTROL:
         return CONTROL[name](equation.params)
-    if name in PRODUCTS:
-        n = PRODUCTS[name](equation) if _is_float(equation.outvars[0]) else 0
-        return Counted(n, n)
-    if name in ELEMENTS:
-        return Counted(ELEMENTS[name](equation))
+    if name in MATMULS:
+        n = MATMULS[name](equation) if _is_float(equation.outvars[0]) else 0
+        return FlopCount(n, n)
+    if name in ELEMENTWISE:
+        return FlopCount(ELEMENTWISE[name](equation))
     if inside := _jaxprs(equation.params):
-        once = sum(map(_of_jaxpr, inside), Counted())
-        return once + Counted(unknown=(f"{name}: its body was counted once",))
+        once = sum(map(_of_jaxpr, inside), FlopCount())
+        return once + FlopCount(uncounted=(f"{name}: its body was counted once",))
     if name in FREE or not any(map(_is_float, equation.outvars)):
-        return Counted()
-    return Counted(unknown=(f"{name}: not counted",))
+        return FlopCount()
+    return FlopCount(uncounted=(f"{name}: not counted",))
 
 
-def _call(params: dict[str, Any]) -> Counted:
-    return sum(map(_of_jaxpr, _jaxprs(params)), Counted())
+def _call(params: dict[str, Any]) -> FlopCount:
+    return sum(map(_of_jaxpr, _jaxprs(params)), FlopCount())
 
 
-def _scan(params: dict[str, Any]) -> Counted:
+def _scan(params: dict[str, Any]) -> FlopCount:
     return _of_jaxpr(params["jaxpr"]).times(params["length"])
 
 
-def _while(params: dict[str, Any]) -> Counted:
-    return _call(params) + Counted(unknown=("while: its body was counted once",))
+def _while(params: dict[str, Any]) -> FlopCount:
+    return _call(params) + FlopCount(uncounted=("while: its body was counted once",))
 
 
-def _cond(params: dict[str, Any]) -> Counted:
+def _cond(params: dict[str, Any]) -> FlopCount:
     platforms = params.get("branches_platforms")
     if platforms is not None:
         default = platforms.index(None) if None in platforms else -1
@@ -148,13 +147,13 @@ def _cond(params: dict[str, Any]) -> Counted:
     return max(map(_of_jaxpr, params["branches"]), key=lambda counted: counted.total)
 
 
-def _shard_map(params: dict[str, Any]) -> Counted:
-    # Outside of the axes that it makes manual it is a global program.
+def _shard_map(params: dict[str, Any]) -> FlopCount:
+    # Only over the axes that it makes manual; over the others it is a global program.
     shards = math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"])
     return _of_jaxpr(params["jaxpr"]).times(shards)
 
 
-CONTROL: dict[str, Callable[[dict[str, Any]], Counted]] = {
+CONTROL: dict[str, Callable[[dict[str, Any]], FlopCount]] = {
     **dict.fromkeys(CALLS, _call),
     "scan": _scan,
     "while": _while,
@@ -176,13 +175,13 @@ def _convolution(equation: Any) -> int:
     batch, features, *sizes = (out[axis] for axis in numbers.out_spec)
     _, group, *taps = (rhs[axis] for axis in numbers.rhs_spec)
     inputs = (lhs[axis] for axis in numbers.lhs_spec[2:])
-    # Of a product's tap, input and output two determine the third, so that no more than these can
-    # meet; a gradient changes the roles of the three, and not the number.
+    # Two of (tap, input, output) determine the third, so the number of products is at most that of
+    # the two smallest. A gradient only permutes the three.
     pairs = (math.prod(sorted(three)[:2]) for three in zip(taps, inputs, sizes, strict=True))
     return 2 * batch * features * group * math.prod(pairs)
 
 
-PRODUCTS = {"dot_general": _dot, "conv_general_dilated": _convolution}
+MATMULS = {"dot_general": _dot, "conv_general_dilated": _convolution}
 
 
 def _per_output(equation: Any) -> int:
@@ -199,7 +198,7 @@ def _per_window(equation: Any) -> int:
 
 
 def _per_source(equation: Any) -> int:
-    """Operations of a pooling's gradient, whose first operand has the shape of the outputs."""
+    """Of the gradient of pooling, whose first operand has the shape of the pooled output."""
     return _per_operand(equation) * math.prod(equation.params["window_dimensions"])
 
 
@@ -212,7 +211,7 @@ def _reduce_window(equation: Any) -> int:
     return _of_jaxpr(equation.params["jaxpr"]).total * _size(equation.outvars[0]) * taps
 
 
-ELEMENTS: dict[str, Callable[[Any], int]] = {
+ELEMENTWISE: dict[str, Callable[[Any], int]] = {
     **dict.fromkeys(ARITHMETIC, _per_output),
     **dict.fromkeys(REDUCTIONS, _per_operand),
     **dict.fromkeys(WINDOWS, _per_window),
@@ -224,7 +223,7 @@ ELEMENTS: dict[str, Callable[[Any], int]] = {
 
 
 def _jaxprs(params: dict[str, Any]) -> list[Any]:
-    """All jaxprs among an equation's parameters, also those in tuples."""
+    """All jaxprs in the params of an equation, also in tuples."""
     values = [
         inner
         for value in params.values()

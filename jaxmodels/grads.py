@@ -1,9 +1,8 @@
-"""Gradients in parts: functions with the interface of `jax.value_and_grad`.
+"""Gradient accumulation, and gradients per device, with the interface of `jax.value_and_grad`.
 
-For `make_step(..., grad=...)`. An objective's loss is a sum of terms, each a weighted mean
-(`jaxmodels.terms`): a part's share of it is known once the weights of the whole batch are. So these
-sum the weights first, which costs next to nothing: they follow from the batch, and the compiler
-leaves out the rest of the forward pass.
+For `make_step(..., grad=...)`. A loss is a sum of terms, each a weighted mean (`jaxmodels.terms`).
+So the weights of the whole batch are summed first: this costs almost nothing, since the compiler
+removes the rest of that forward pass.
 """
 
 from collections.abc import Callable
@@ -15,57 +14,55 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxmodels.errors import UserError
-from jaxmodels.terms import Aux, TermSum, loss_of, means
+from jaxmodels.terms import Aux, TermSum, term_means, total_loss
 from jaxmodels.typing import BATCH_AXES, CARRY, Array, Batch
 
 Grad = Callable[..., Callable[..., tuple[Any, Any]]]
 
 
 def accumulate(n: int, grad: Grad = jax.value_and_grad) -> Grad:
-    """Gradients of a batch in `n` parts, one after the other: activations of 1/n of the memory.
+    """Gradient accumulation over `n` parts of a batch: activations take 1/n of the memory.
 
-    Loss, gradients and scalars are those of the whole batch, term by term, also where parts have
-    unequal numbers of tokens that count. Two things differ: BatchNorm normalises within a part and
-    passes its statistics on, and each part draws its own randomness. The rows of the collection
-    `carry` go with the rows of the batch.
+    Loss, gradients and scalars equal those of the whole batch, also if parts have different numbers
+    of valid tokens. Two things differ: BatchNorm normalises within a part, and each part has its
+    own randomness. Rows of the collection `carry` stay with the rows of the batch.
 
     Raises:
         UserError: `n` is not positive; or, while tracing, it does not divide the batch, or a row's
             loss depends on other rows (`Objective.coupled`).
     """
     if n < 1:
-        raise UserError(f"gradients are accumulated over at least one part, not {n}")
+        raise UserError(f"expected at least 1 part to accumulate over, got {n}")
 
     def transform(fn: Callable[..., Any], **kwargs: Any) -> Callable[..., tuple[Any, Any]]:
         _check_uncoupled(fn, "accumulated over parts")
-        value_and_grad = grad(_share(fn), **kwargs)
-        return partial(_in_parts, _weights(fn), value_and_grad, n)
+        value_and_grad = grad(_loss_share(fn), **kwargs)
+        return partial(_accumulated, _term_weights(fn), value_and_grad, n)
 
     return transform
 
 
 def per_device(mesh: Mesh, grad: Grad = jax.value_and_grad) -> Grad:
-    """Gradients of each device's rows alone, then their sum: what `pmap` codes computed.
+    """Gradients per device (`shard_map`), then their sum: data parallelism as with `pmap`.
 
-    Loss and gradients are those of the whole batch, as in `accumulate`. It differs in one thing:
-    BatchNorm normalises by the statistics of a device's own rows, as in Goyal et al. 2017,
+    Loss and gradients equal those of the whole batch, except that BatchNorm normalises by the
+    statistics of a device's own rows, as in Goyal et al. 2017,
     "Accurate, large minibatch SGD", section 2.3; the running statistics are the devices' mean.
-    Each device draws its own randomness. Params are whole on every device while it computes; the
-    mesh splits rows only.
+    Each device has its own randomness. Params are replicated during the computation.
     """
     axes = tuple(axis for axis in BATCH_AXES if axis in mesh.axis_names)
     whole, rows = PartitionSpec(), PartitionSpec(axes)
 
     def transform(fn: Callable[..., Any], **kwargs: Any) -> Callable[..., tuple[Any, Any]]:
         _check_uncoupled(fn, "taken by each device alone")
-        value_and_grad = grad(_share(fn), **kwargs)
+        value_and_grad = grad(_loss_share(fn), **kwargs)
 
         def own(
             params: Any, collections: Any, carry: Any, batch: Batch, key: Any, step: Any
         ) -> Any:
             key = jax.random.fold_in(key, jax.lax.axis_index(axes))
             args = {**collections, **carry}, batch, key, step
-            weights = jax.lax.psum(_weights(fn)(params, *args), axes)
+            weights = jax.lax.psum(_term_weights(fn)(params, *args), axes)
             (loss, aux), gradient = value_and_grad(params, *args, weights)
             shared, carry = _split_carry(aux.collections)
             loss, gradient, totals = jax.lax.psum((loss, gradient, _totals(aux)), axes)
@@ -73,7 +70,7 @@ def per_device(mesh: Mesh, grad: Grad = jax.value_and_grad) -> Grad:
             aux = _joined_aux(aux, jax.lax.pmean(shared, axes), totals, weights, scalars)
             return ((loss, aux), gradient), carry
 
-        # Not checked: values that come out of `pmean` are the same on all devices.
+        # check_vma=False: results of `pmean` are replicated.
         mapped = jax.shard_map(
             own,
             mesh=mesh,
@@ -94,7 +91,7 @@ def per_device(mesh: Mesh, grad: Grad = jax.value_and_grad) -> Grad:
     return transform
 
 
-def _in_parts(
+def _accumulated(
     weights_of: Callable[..., Any],
     value_and_grad: Callable[..., tuple[Any, Any]],
     n: int,
@@ -137,19 +134,19 @@ def _in_parts(
     return (loss, _joined_aux(Aux({}, ends), collections, totals, weights, scalars)), gradient
 
 
-def _share(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """The part of the whole batch's loss that these rows make, given the whole batch's weights."""
+def _loss_share(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """The share of these rows in the loss of the whole batch, given the batch's weights."""
 
     def share(
         params: Any, collections: Any, batch: Batch, key: Any, step: Any, weights: Any
     ) -> tuple[Array, Aux]:
         aux = _with_sums(*fn(params, collections, batch, key, step))
-        return loss_of(aux.sums, weights), aux
+        return total_loss(aux.sums, weights), aux
 
     return share
 
 
-def _weights(fn: Callable[..., Any]) -> Callable[..., dict[str, Array]]:
+def _term_weights(fn: Callable[..., Any]) -> Callable[..., dict[str, Array]]:
     def weights(*args: Any) -> dict[str, Array]:
         return {name: one.weight for name, one in _with_sums(*fn(*args)).sums.items()}
 
@@ -157,15 +154,15 @@ def _weights(fn: Callable[..., Any]) -> Callable[..., dict[str, Array]]:
 
 
 def _with_sums(loss: Array, aux: Aux) -> Aux:
-    """A loss that is not made of terms is one, of weight 1 in each part."""
+    """A loss without terms becomes a single term of weight 1."""
     one = jnp.float32(1)
     return aux if aux.sums else aux._replace(sums={"loss": TermSum(loss, one, one)})
 
 
 def _joined_aux(aux: Aux, collections: Any, totals: Any, weights: Any, scalars: Any) -> Aux:
-    """The whole batch's: a scalar that is a term's mean is so again, others are means of parts."""
+    """The `Aux` of the whole batch: means of terms are recomputed, other scalars are kept."""
     sums = {k: TermSum(totals[k], weights[k], one.coefficient) for k, one in aux.sums.items()}
-    whole = {name: mean for name, mean in means(sums).items() if name in scalars}
+    whole = {name: mean for name, mean in term_means(sums).items() if name in scalars}
     return Aux(collections, sums, {**scalars, **whole})
 
 
@@ -180,32 +177,32 @@ def _coefficients(aux: Aux) -> dict[str, Any]:
 def _check_uncoupled(fn: Any, what: str) -> None:
     if reason := getattr(fn, "coupled", ""):
         raise UserError(
-            f"this objective's gradient cannot be {what}: {reason}, so the loss of a part is not "
-            "a part of the loss. Use a smaller batch, --remat, or more devices."
+            f"this objective's gradient cannot be {what}: {reason}, so the losses of "
+            "parts do not add up to the loss. Use a smaller batch, --remat, or more devices."
         )
 
 
 def _split_rows(x: Array, n: int) -> Array:
-    """(B, ...) -> (n, B / n, ...), part i being the rows i, i + n, ...
+    """(B, ...) -> (n, B / n, ...); part i has the rows i, i + n, ...
 
-    Neighbouring rows lie on one device, so that each device keeps its share of every part and
-    nothing is sent.
+    Neighbouring rows are on one device, so each device keeps its share of every part, without
+    communication.
     """
     if x.shape[0] % n:
         raise UserError(
-            f"a batch of {x.shape[0]} cannot be taken in {n} equal parts; "
+            f"a batch of {x.shape[0]} cannot be split into {n} equal parts; "
             f"choose a batch size that is a multiple of {n}"
         )
     return jnp.swapaxes(x.reshape(x.shape[0] // n, n, *x.shape[1:]), 0, 1)
 
 
 def _join_rows(parts: Array) -> Array:
-    """(n, B / n, ...) -> (B, ...), the rows as they stood before `_split_rows`."""
+    """(n, B / n, ...) -> (B, ...), the inverse of `_split_rows`."""
     n, rows, *rest = parts.shape
     return jnp.swapaxes(parts, 0, 1).reshape(n * rows, *rest)
 
 
 def _split_carry(collections: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What all parts share, and what goes with the rows."""
+    """Split collections into those shared by all rows and `carry`, which has rows."""
     shared = {name: value for name, value in collections.items() if name != CARRY}
     return shared, {name: value for name, value in collections.items() if name == CARRY}

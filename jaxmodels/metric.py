@@ -1,4 +1,4 @@
-"""Units and directions of metrics, and published values."""
+"""`Metric`: unit and direction of a metric. `Published`: published results to compare with."""
 
 import dataclasses
 import math
@@ -6,18 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 ROUNDING = 1e-9
-"""Relative: 1 - 0.9905 is not 0.0095 in binary, and such a difference must not decide."""
+"""Relative tolerance: in binary 1 - 0.9905 is not exactly 0.0095."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """How to write a metric and which direction is better.
+    """Unit of a metric, and which direction is better.
 
     Attributes:
-        unit: written after the value. "%" means a share in 0..1 that is shown in percent.
-        higher_is_better: None if neither direction is better; then there is no verdict.
-        of_examples: whether it is the share of examples for which something holds, such as
-            accuracy. Only such a share has the standard error sqrt(p (1 - p) / n).
+        unit: written after the value; "%" means a fraction in 0..1 that is shown in percent.
+        higher_is_better: None if neither direction is better.
+        of_examples: whether it is a fraction of the examples, such as accuracy, which has the
+            standard error sqrt(p (1 - p) / n).
     """
 
     unit: str = ""
@@ -33,18 +33,18 @@ class Metric:
         return f"{value:.4g} {self.unit}".rstrip()
 
     def gain(self, measured: float, published: float) -> float | None:
-        """By how much the measured value is better (negative: worse); None without a direction."""
+        """Measured minus published, with the sign that positive is better; None if no direction."""
         if self.higher_is_better is None:
             return None
         return measured - published if self.higher_is_better else published - measured
 
     def reached(self, measured: float, published: float) -> bool | None:
-        """Whether the measured value is at least as good; None without a direction."""
+        """Whether the measured value is at least as good as published; None if no direction."""
         gain = self.gain(measured, published)
         return None if gain is None else gain >= -ROUNDING * max(1.0, abs(published))
 
     def standard_error(self, value: float, examples: int) -> float | None:
-        """Of a share of `examples` independent trials, sqrt(p (1 - p) / n); None for others."""
+        """The standard error sqrt(p (1 - p) / n) if `of_examples`, else None."""
         if not self.of_examples or not 0 <= value <= 1 or examples < 1:
             return None
         return math.sqrt(value * (1 - value) / examples)
@@ -52,13 +52,13 @@ class Metric:
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """Published values, and the dataset that they belong to.
+    """Published values of metrics, with data set and hyperparameters.
 
     Attributes:
         metrics: values by full name, such as `{"test/error": 0.0095}`.
-        dataset: the name of the dataset, as the experiment's `--dataset` has it.
+        dataset: the name of the data set, as in `--dataset`.
         source: the publication, such as "LeCun et al. 1998, table 1".
-        setting: the publication's hyperparameters, where they are not the experiment's defaults.
+        setting: hyperparameters of the publication that differ from the experiment's defaults.
     """
 
     metrics: Mapping[str, float]

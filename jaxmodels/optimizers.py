@@ -1,4 +1,4 @@
-"""Links for an optax chain: decoupled decay and an average of the params."""
+"""Optax transformations: decoupled L1 and L2 weight decay, exponential moving average of params."""
 
 from typing import Any, NamedTuple
 
@@ -12,17 +12,17 @@ from jaxmodels.typing import Params
 
 
 def weight_decay(rate: float, mask: Any = tree.decay_mask) -> optax.GradientTransformation:
-    """Decoupled L2: adds `rate * w` to the update.
+    """Decoupled weight decay (L2): adds `rate * w` to the update.
 
     Place it after the scaling by gradient statistics and before the learning rate, as
-    `optax.adamw(lr, weight_decay=rate, mask=tree.decay_mask)` does. `objectives.penalized` tells
-    how it differs from a penalty.
+    `optax.adamw(lr, weight_decay=rate, mask=tree.decay_mask)` does. `objectives.penalized`
+    describes how it differs from an L2 penalty.
     """
     return optax.add_decayed_weights(rate, mask)
 
 
 def l1_decay(rate: float, mask: Any = tree.decay_mask) -> optax.GradientTransformation:
-    """Decoupled L1: adds `rate * sign(w)` to the update; place it as `weight_decay`."""
+    """Decoupled L1 decay: adds `rate * sign(w)` to the update; place it like `weight_decay`."""
 
     def update(updates: Any, state: Any, params: Params | None = None) -> tuple[Any, Any]:
         return jax.tree.map(lambda u, w: u + rate * jnp.sign(w), updates, params), state
@@ -31,16 +31,16 @@ def l1_decay(rate: float, mask: Any = tree.decay_mask) -> optax.GradientTransfor
 
 
 class EmaState(NamedTuple):
-    """The exponential moving average of the params."""
+    """State of `ema`: the exponential moving average of the params."""
 
     ema: Params
 
 
 def ema(decay: float) -> optax.GradientTransformation:
-    """Keeps `ema = decay * ema + (1 - decay) * params`, from the initial params on.
+    """Exponential moving average of the params: `ema = decay * ema + (1 - decay) * params`.
 
-    The last link of a chain, since it reads the final update: `optax.chain(optax.adam(1e-3),
-    ema(0.999))`. Updates pass through unchanged. `averaged` finds the average.
+    It starts at the initial params. Put it last in a chain, since it reads the final update:
+    `optax.chain(optax.adam(1e-3), ema(0.999))`. Updates pass unchanged. `averaged` returns it.
     """
 
     def update(updates: Any, state: Any, params: Params = None) -> tuple[Any, EmaState]:
@@ -54,12 +54,12 @@ def ema(decay: float) -> optax.GradientTransformation:
 
 
 def averaged(state: Any) -> Params:
-    """The average of the params that `ema` keeps in this training state; frozen ones as they are.
+    """The params averaged by `ema` in this training state, for `Experiment.eval_params`.
 
-    It is what `Experiment.eval_params` takes.
+    Frozen params are returned as they are.
 
     Raises:
-        UserError: the optimizer's chain holds no `ema`, or more than one.
+        UserError: the optimizer has no `ema`, or more than one.
     """
     nodes = jax.tree.leaves(state.opt_state, is_leaf=_is_ema)
     averages = [node.ema for node in nodes if _is_ema(node)]

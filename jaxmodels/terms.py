@@ -2,8 +2,8 @@
 
     loss = sum over terms of coefficient * sum(values * weights) / sum(weights)
 
-Totals and weights are kept apart, so that parts of a batch (accumulated, or on several devices) are
-put together exactly, term by term, however unequally they count.
+Totals and weights are kept separately, so that parts of a batch (accumulation, devices) can be
+summed exactly, term by term, also if their weights differ.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,10 +20,10 @@ class Term(NamedTuple):
     """One term of a loss.
 
     Attributes:
-        values: (B,), (B, T) or any shape; the losses of rows or tokens.
-        weights: how much each counts, of the values' shape; one each if absent.
-        coefficient: of the term in the loss; a number, or a schedule of the step number. A term of
-            coefficient 0 is only reported, such as an error rate.
+        values: losses of rows (B,), tokens (B, T) or any shape.
+        weights: of the same shape; 1 if absent.
+        coefficient: of the term in the loss; a number, or a schedule of the step number. With
+            coefficient 0 a term is only reported, such as an error rate.
     """
 
     values: Array
@@ -32,7 +32,7 @@ class Term(NamedTuple):
 
 
 class TermSum(NamedTuple):
-    """A term summed over a batch, or over a part of one."""
+    """A term summed over a batch or a part of one: total, sum of weights, coefficient."""
 
     total: Array
     weight: Array
@@ -40,13 +40,13 @@ class TermSum(NamedTuple):
 
 
 class Aux(NamedTuple):
-    """What an objective returns beside the loss.
+    """Auxiliary output of an objective, beside the loss.
 
     Attributes:
-        collections: the model's, after the step.
-        sums: what the loss is made of. Empty for an objective whose loss is not made of terms: it
-            then counts as one term, every part alike.
-        scalars: what else is reported.
+        collections: the model's updated collections.
+        sums: the terms of the loss. If empty, the loss counts as one term, with equal weight for
+            each part of a batch.
+        scalars: other values to report.
     """
 
     collections: Collections
@@ -55,12 +55,15 @@ class Aux(NamedTuple):
 
 
 def sum_terms(terms: Mapping[str, Term], step: Any) -> dict[str, TermSum]:
-    """Each term's total, weight and coefficient at this step, in float32."""
+    """Total, weight and coefficient of each term at this step, in float32."""
     return {name: _sum_term(term, step) for name, term in terms.items()}
 
 
-def loss_of(sums: Mapping[str, TermSum], weights: Mapping[str, Array] | None = None) -> Array:
-    """The loss; with `weights`, those of the whole batch, the share that this part has in it."""
+def total_loss(sums: Mapping[str, TermSum], weights: Mapping[str, Array] | None = None) -> Array:
+    """The loss of these terms.
+
+    With `weights` of a whole batch, the share of this part of the batch in its loss.
+    """
     weights = {name: one.weight for name, one in sums.items()} if weights is None else weights
     return sum(
         (one.coefficient * _ratio(one.total, weights[name]) for name, one in sums.items()),
@@ -68,15 +71,15 @@ def loss_of(sums: Mapping[str, TermSum], weights: Mapping[str, Array] | None = N
     )
 
 
-def reported(terms: Mapping[str, Term], sums: Mapping[str, TermSum]) -> dict[str, Array]:
-    """The means worth reporting beside the loss: all, but for a term that alone is the loss."""
-    counted = [name for name, term in terms.items() if not _is_number(term.coefficient, 0)]
-    alone = len(counted) == 1 and _is_number(terms[counted[0]].coefficient, 1)
-    return {k: mean for k, mean in means(sums).items() if not (alone and k == counted[0])}
+def reported_means(terms: Mapping[str, Term], sums: Mapping[str, TermSum]) -> dict[str, Array]:
+    """The means to report beside the loss: all, except that of a term that equals the loss."""
+    in_loss = [name for name, term in terms.items() if not _is_number(term.coefficient, 0)]
+    alone = len(in_loss) == 1 and _is_number(terms[in_loss[0]].coefficient, 1)
+    return {k: mean for k, mean in term_means(sums).items() if not (alone and k == in_loss[0])}
 
 
-def means(sums: Mapping[str, TermSum]) -> dict[str, Array]:
-    """The weighted mean of each term, before its coefficient."""
+def term_means(sums: Mapping[str, TermSum]) -> dict[str, Array]:
+    """The weighted mean of each term, without its coefficient."""
     return {name: _ratio(one.total, one.weight) for name, one in sums.items()}
 
 
@@ -91,12 +94,12 @@ def _sum_term(term: Term, step: Any) -> TermSum:
         total, weight = jnp.sum(values), jnp.float32(values.size)
     else:
         weights = jnp.asarray(term.weights).astype(jnp.float32)
-        # Not 0 * values: what does not count may be NaN.
+        # Not 0 * values: values of weight 0 may be NaN.
         total = jnp.sum(jnp.where(weights != 0, values * weights, 0.0))
         weight = jnp.sum(weights)
     return TermSum(total, weight, jnp.asarray(coefficient, jnp.float32))
 
 
 def _ratio(total: Array, weight: Array) -> Array:
-    """total / weight, 0 where nothing counts."""
+    """total / weight, or 0 if the weight is 0."""
     return total / jnp.where(weight == 0, 1.0, weight)

@@ -1,4 +1,4 @@
-"""The legend of axis letters, and the names that every part shares.
+"""Shared types and protocols (`Model`, `Objective`, `Evaluation`, ...), and axis letters.
 
 Axis letters, the same everywhere (shape annotations, einsums, comments):
 
@@ -15,7 +15,7 @@ from jaxmodels.errors import UserError
 
 Array = jax.Array
 Key = jax.Array
-"""A typed PRNG key, as made by `jax.random.key`."""
+"""A typed PRNG key from `jax.random.key`."""
 Batch = Mapping[str, Any]
 """Arrays by name; the first axis of each is B."""
 Params = Any
@@ -27,17 +27,17 @@ CACHE = "cache"
 """The collection of keys and values of incremental decoding: bounded; leaves are (B, ...)."""
 Scalars = Mapping[str, Array]
 BATCH_AXES = ("fsdp", "data")
-"""The axes of a mesh that split the rows of a batch.
+"""The mesh axes that split the rows of a batch.
 
-In this order: the other way round XLA's partitioner (jax 0.10 to 0.12) exchanges the rows between
-devices for a kernel that is split over `tensor` and `fsdp`, does not bring them back, and so holds
-outputs against other rows' targets. `tests/test_placement.py` would see it.
+The order matters: with ("data", "fsdp") XLA's partitioner (jax 0.10 to 0.12) permutes rows between
+devices for a kernel split over `tensor` and `fsdp`, does not permute them back, and so compares
+outputs with targets of other rows. `tests/test_placement.py` tests this.
 """
 
 
 @runtime_checkable
 class Model(Protocol):
-    """A network: Flax's two pure functions."""
+    """A network with Flax's two pure functions, `init` and `apply`."""
 
     def init(self, rngs: Any, *args: Any, **kwargs: Any) -> Any:
         """Make the variables: `{"params": ..., other collections}`."""
@@ -50,9 +50,9 @@ class Model(Protocol):
 
 @runtime_checkable
 class Objective(Protocol):
-    """What training minimises; made by `jaxmodels.objectives`, or any object with these two.
+    """A loss to minimise: from `jaxmodels.objectives`, or any object with these two methods.
 
-    `--precision` and `--remat` further need a dataclass field `model`, or a method `map_model(fn)`.
+    `--precision` and `--remat` also need a dataclass field `model`, or a method `map_model(fn)`.
     """
 
     def init(self, key: Key, batch: Batch) -> tuple[Params, Collections]:
@@ -68,7 +68,7 @@ class Objective(Protocol):
 
 @runtime_checkable
 class TrainingData(Protocol):
-    """Batches by step number, as `Split.batches` and `data.text.stream` make them."""
+    """Batches by step number, from `Split.batches` or `data.text.stream`."""
 
     @property
     def batch_size(self) -> int:
@@ -86,7 +86,7 @@ class TrainingData(Protocol):
         ...
 
     def iterate(self, start: int, stop: int, rows: Any = None) -> Iterator[Batch]:
-        """Batches start..stop-1; of each only these rows, where given."""
+        """Batches start to stop-1; only the given rows of each, if any are given."""
         ...
 
     def prepare(self, key: Key, batch: Batch) -> Batch:
@@ -100,14 +100,14 @@ class TrainingData(Protocol):
 
 @runtime_checkable
 class Reduction(Protocol):
-    """How the statistics of batches become those of a split: zero, update, result."""
+    """A reduction of statistics over the batches of a split: zero, update, result."""
 
     def zero(self, statistics: Any) -> Any:
-        """The total of no batch; `statistics` are shapes and dtypes of one batch's."""
+        """The initial total; `statistics` are the shapes and dtypes of one batch's."""
         ...
 
     def update(self, total: Any, statistics: Any, mask: Array) -> Any:
-        """The total with one more batch, of which the rows where `mask` (B,) is true count."""
+        """Add the rows of one batch where `mask` (B,) is true."""
         ...
 
     def result(self, total: Any) -> Any:
@@ -117,9 +117,9 @@ class Reduction(Protocol):
 
 @runtime_checkable
 class Evaluation(Protocol):
-    """A model measured on a split; made by `jaxmodels.metrics`, or any object with these parts.
+    """A model evaluated on a split: from `jaxmodels.metrics`, or any object with these attributes.
 
-    The parts are described at `metrics.Evaluation`.
+    They are described at `metrics.Evaluation`.
     """
 
     @property
@@ -147,10 +147,10 @@ class Evaluation(Protocol):
 
 
 def batch_fields(batch: Batch, names: Sequence[str]) -> tuple[Any, ...]:
-    """The batch's fields of these names, a model's arguments; "segments?" may be absent.
+    """The fields of a batch with these names; a name such as "segments?" is optional.
 
     Raises:
-        UserError: a field is missing; it says which there are.
+        UserError: a field is missing.
     """
     optional = {name.removesuffix("?") for name in names if name.endswith("?")}
     wanted = [name.removesuffix("?") for name in names]

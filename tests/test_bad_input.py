@@ -38,19 +38,19 @@ def refused(capsys, make, *arguments):
     [
         ("--stepps 3", "Unrecognized options: --stepps"),
         ("--steps many", "many"),
-        ("--steps 0", "--steps is a positive number; got 0"),
-        ("--steps -5", "--steps is a positive number; got -5"),
+        ("--steps 0", "--steps must be positive; got 0"),
+        ("--steps -5", "--steps must be positive; got -5"),
         ("--batch-size 0", "The batch size must be at least 1; it is 0."),
         ("--batch-size 12", "a batch of 12 cannot be split over 8 devices"),
-        ("--accumulate 3", "a batch of 16 cannot be taken in 3 equal parts"),
+        ("--accumulate 3", "a batch of 16 cannot be split into 3 equal parts"),
         ("--mesh rows=8", "unknown axis 'rows'; the axes are data, fsdp, tensor"),
         ("--mesh data=3", "the product of the sizes is 3, but there are 8 devices"),
         ("--mesh data=-1,fsdp=-1", "only one axis can be -1"),
         ("--mesh data", "the size of 'data' is ''; expected a positive number"),
         ("--precision f64", "f64"),
-        ("--save-every 0", "--save-every is a positive number; got 0"),
-        ("--keep -1", "--keep is a positive number; got -1"),
-        ("--seed -1", "--seed is a number from 0 to 2**32 - 1; got -1"),
+        ("--save-every 0", "--save-every must be positive; got 0"),
+        ("--keep -1", "--keep must be positive; got -1"),
+        ("--seed -1", "--seed must be between 0 and 2**32 - 1; got -1"),
         ("--processes 2", "give --coordinator, --processes and --process-id together"),
         (f"--coordinator host {TWO} 0", "--coordinator is the HOST:PORT of process 0"),
         (f"--coordinator :1234 {TWO} 0", "such as host0:1234; got :1234"),
@@ -69,7 +69,7 @@ def test_steps_that_calls_do_not_divide(steps_per_call, capsys, tmp_path):
     with pytest.raises(SystemExit) as caught:
         quietly(tiny, "--steps-per-call", steps_per_call, "--out", tmp_path / "run")
     assert caught.value.code == 2
-    assert f"12 steps cannot be taken {steps_per_call} a call" in capsys.readouterr().err
+    assert f"12 steps cannot be divided into calls of {steps_per_call}" in capsys.readouterr().err
 
 
 def test_out_that_is_a_file(capsys, tmp_path):
@@ -82,7 +82,7 @@ def test_out_that_is_a_file(capsys, tmp_path):
 
 def test_out_that_cannot_be_made(capsys):
     # Not even root makes folders there.
-    assert "--out /proc/run cannot be made: " in refused(capsys, tiny, "--out", "/proc/run")
+    assert "--out /proc/run cannot be created: " in refused(capsys, tiny, "--out", "/proc/run")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -226,7 +226,10 @@ def keeping(vocabulary):
 def test_a_vocabulary_that_is_not_the_runs(there, now, difference, capsys, tmp_path):
     quietly(keeping(there), "--out", tmp_path / "run")
     words = refused(capsys, keeping(now), "--out", tmp_path / "run", "--steps", 4)
-    assert f"is not what the data make now: {difference}" in words
+    assert (
+        f"was written when the run started, but the data now give another one: {difference}"
+        in words
+    )
     assert (tmp_path / "run" / "vocabulary.json").read_text() == there
 
 

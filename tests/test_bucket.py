@@ -138,7 +138,7 @@ def test_a_stopped_and_a_lost_run_go_on_exactly_on_another_machine(disk, whole, 
         *("config.json", "metrics.jsonl", "tensorboard", "checkpoints", "cost.json")
     }
     outcome, printed = quietly(tiny, *EVERY, "--out", URL)
-    assert "resumed at " in printed
+    assert "resumed at step " in printed
     assert f"folder    {URL}\npage      {URL}/report.html\n" in printed
     assert str(outcome.folder) == URL
     assert_identical(raw(outcome.state), expected.state)
@@ -154,7 +154,7 @@ def test_a_stopped_and_a_lost_run_go_on_exactly_on_another_machine(disk, whole, 
     shutil.rmtree(home)
     shutil.copytree(lost, home)
     outcome, printed = quietly(tiny, *EVERY, "--out", URL)
-    assert "resumed at 4" in printed
+    assert "resumed at step 4" in printed
     assert_identical(raw(outcome.state), expected.state)
     assert numbers(folder) == lines
 
@@ -168,8 +168,8 @@ def test_in_a_bucket_damage_is_passed_over_and_another_run_refused(disk, whole, 
     record = folder / "checkpoints/12.json"
     record.write_text(record.read_text().replace("4", "5", 1))
     outcome, printed = quietly(tiny, *EVERY, "--out", URL)
-    assert "damaged checkpoint passed over: step 12: 12.json: " in printed
-    assert "resumed at 8" in printed
+    assert "skipped a damaged checkpoint: step 12: 12.json: " in printed
+    assert "resumed at step 8" in printed
     assert_identical(raw(outcome.state), whole[0].state)
     assert (folder / "checkpoints/12.damaged").is_dir()
     (folder / "config.json").unlink()

@@ -184,7 +184,9 @@ class TestKeeping:
 
     def test_unknown_metric(self, tmp_path, state):
         checkpoints = Checkpoints(tmp_path, best="eror")
-        with pytest.raises(UserError, match="goes by eror; step 1 has: error, loss"):
+        with pytest.raises(
+            UserError, match="best='eror' is not a metric of step 1; it has: error, loss"
+        ):
             checkpoints.save(1, state, {"error": 1.0, "loss": 2.0})
 
     def test_none(self, tmp_path):
@@ -361,7 +363,7 @@ class TestDamage:
             assert checkpoints.restore(200, like(state)).step == 200
             with pytest.raises(DamagedCheckpoints, match="checksum differs"):
                 checkpoints.restore(300, like(state))
-            with pytest.raises(UserError, match=r"no checkpoint of step 7 .*; held: 200, 300"):
+            with pytest.raises(UserError, match=r"no checkpoint of step 7 .*; available: 200, 300"):
                 checkpoints.restore(7, like(state))
 
     def test_left_by_a_killed_save(self, tmp_path, state):

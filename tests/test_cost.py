@@ -1,4 +1,4 @@
-"""What a run costs: sensors that are imitated, the account over several starts, the page."""
+"""What a run costs: sensors that are imitated, usage over several starts, the page."""
 
 import json
 import re
@@ -36,7 +36,7 @@ def test_packages_are_counted_and_nothing_twice(tmp_path):
     zone(tmp_path, "2", "psys", 12)
     (tmp_path / "intel-rapl-mmio:0").mkdir()
     (tmp_path / "intel-rapl").mkdir()
-    meter = energy.meter([CPU], tmp_path)
+    meter = energy.open_meter([CPU], tmp_path)
     assert meter.running
     assert meter.read() == {"RAPL package-0": 0.0, "RAPL package-1": 0.0}
     first.write_text("2000005\n")
@@ -46,7 +46,7 @@ def test_packages_are_counted_and_nothing_twice(tmp_path):
 
 def test_a_counter_that_begins_again_at_zero_goes_on(tmp_path):
     counter = zone(tmp_path, "0", "package-0", 9_000_000, span=10_000_000)
-    meter = energy.meter([CPU], tmp_path)
+    meter = energy.open_meter([CPU], tmp_path)
     for value, joules in (9_500_000, 0.5), (1_500_000, 2.5), (500_000, 11.5):
         counter.write_text(f"{value}\n")
         assert meter.read() == pytest.approx({"RAPL package-0": joules})
@@ -58,17 +58,17 @@ def test_a_counter_that_may_not_be_read_is_absent(tmp_path):
     # Root may read all files; a folder not even root.
     zone(tmp_path, "2", "package-2", 1).unlink()
     (tmp_path / "intel-rapl:2" / "energy_uj").mkdir()
-    meter = energy.meter([CPU], tmp_path)
+    meter = energy.open_meter([CPU], tmp_path)
     assert not meter.running
     assert meter.read() == {}
-    assert meter.absent == {"CPUs": f"{tmp_path} is not readable by this user"}
-    absent = energy.rapl(tmp_path / "absent").absent
-    assert absent == {"CPUs": f"{tmp_path / 'absent'} has no RAPL"}
+    assert meter.unmeasured == {"CPUs": f"{tmp_path} is not readable by this user"}
+    unmeasured = energy.rapl_sensors(tmp_path / "absent").unmeasured
+    assert unmeasured == {"CPUs": f"{tmp_path / 'absent'} has no RAPL"}
 
 
 def test_a_counter_that_fails_ends_the_measurement_and_nothing_else(tmp_path):
     counter = zone(tmp_path, "0", "package-0", 0)
-    meter = energy.meter([CPU], tmp_path)
+    meter = energy.open_meter([CPU], tmp_path)
     counter.write_text("3000000")
     assert meter.read() == {"RAPL package-0": 3.0}
     counter.unlink()
@@ -120,16 +120,16 @@ def gpus(monkeypatch):
 
 
 def test_gpus_are_counted_where_a_run_uses_gpus(gpus, tmp_path):
-    assert energy.meter([CPU], tmp_path).read() == {}
-    meter = energy.meter([GPU], tmp_path)
+    assert energy.open_meter([CPU], tmp_path).read() == {}
+    meter = energy.open_meter([GPU], tmp_path)
     gpus[0] += 4_000
     assert meter.read() == {"NVML GPU 0": 4.0, "NVML GPU 1": 0.0}
-    assert meter.absent["GPU 2"] == "NVML: Not Supported"
-    assert meter.absent.keys() == {"CPUs", "GPU 2"}
+    assert meter.unmeasured["GPU 2"] == "NVML: Not Supported"
+    assert meter.unmeasured.keys() == {"CPUs", "GPU 2"}
 
 
 def test_a_driver_that_was_loaded_anew_counts_from_zero(gpus, tmp_path):
-    meter = energy.meter([GPU], tmp_path)
+    meter = energy.open_meter([GPU], tmp_path)
     gpus[1] = 500
     assert meter.read()["NVML GPU 1"] == 0.5
 
@@ -140,26 +140,28 @@ def test_a_driver_that_was_loaded_anew_counts_from_zero(gpus, tmp_path):
 )
 def test_only_the_gpus_that_the_process_sees(gpus, chosen, names):
     del gpus
-    counters = energy.nvml({"CUDA_VISIBLE_DEVICES": chosen}).counters
+    counters = energy.nvml_sensors({"CUDA_VISIBLE_DEVICES": chosen}).counters
     assert [counter.name for counter in counters] == [f"NVML GPU {name}" for name in names]
 
 
 def test_without_package_or_driver_no_gpu_is_counted(monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    absent = {"GPUs": "nvidia-ml-py, of the extra cuda, is not installed"}
-    assert energy.nvml({}) == energy.Sensors((), absent)
+    unmeasured = {"GPUs": "nvidia-ml-py, of the extra cuda, is not installed"}
+    assert energy.nvml_sensors({}) == energy.Sensors((), unmeasured)
     monkeypatch.setitem(sys.modules, "pynvml", pynvml([1], driver=False))
-    assert energy.nvml({}) == energy.Sensors((), {"GPUs": "NVML: Not Supported"})
+    assert energy.nvml_sensors({}) == energy.Sensors((), {"GPUs": "NVML: Not Supported"})
 
 
 def test_no_counter_of_a_tpu_is_known(tmp_path):
-    assert energy.meter([types.SimpleNamespace(platform="tpu")], tmp_path).absent.keys() == {
+    assert energy.open_meter(
+        [types.SimpleNamespace(platform="tpu")], tmp_path
+    ).unmeasured.keys() == {
         "CPUs",
         "TPUs",
     }
 
 
-# The account
+# Usage
 
 
 class Watch:
@@ -182,34 +184,34 @@ def counted(values):
     return energy.Meter([energy.Counter("RAPL package-0", lambda: values[0], 1.0)])
 
 
-def test_the_account_goes_over_all_starts(tmp_path, watch):
+def test_usage_is_summed_over_all_starts(tmp_path, watch):
     values = [50]
-    ledger = cost.Ledger(tmp_path, [CPU] * 4, counted(values))
+    tracker = cost.UsageTracker(tmp_path, [CPU] * 4, counted(values))
     watch.now += 3
     values[0] += 30
-    assert ledger.enter() == cost.Spent(1, 12.0, 12.0, {"RAPL package-0": 30.0})
+    assert tracker.record() == cost.Usage(1, 12.0, 12.0, {"RAPL package-0": 30.0})
     watch.now += 1000  # between two starts nothing is spent
-    ledger = cost.Ledger(tmp_path, [CPU] * 2, energy.Meter([]))
+    tracker = cost.UsageTracker(tmp_path, [CPU] * 2, energy.Meter([]))
     watch.now += 5
-    assert ledger.enter() == cost.Spent(2, 22.0, 12.0, {"RAPL package-0": 30.0})
+    assert tracker.record() == cost.Usage(2, 22.0, 12.0, {"RAPL package-0": 30.0})
     assert [path.name for path in tmp_path.iterdir()] == ["cost.json"]
 
 
-def test_entries_are_made_now_and_then(tmp_path, watch):
-    ledger = cost.Ledger(tmp_path, [CPU], energy.Meter([]))
-    watch.now += cost.EVERY - 1
-    ledger.tick()
+def test_usage_is_written_at_intervals(tmp_path, watch):
+    tracker = cost.UsageTracker(tmp_path, [CPU], energy.Meter([]))
+    watch.now += cost.WRITE_INTERVAL - 1
+    tracker.tick()
     assert not (tmp_path / "cost.json").exists()
     watch.now += 1
-    ledger.tick()
-    assert json.loads((tmp_path / "cost.json").read_text())["device_seconds"] == cost.EVERY
+    tracker.tick()
+    assert json.loads((tmp_path / "cost.json").read_text())["device_seconds"] == cost.WRITE_INTERVAL
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"seconds": 1}'])
-def test_an_account_that_cannot_be_read_is_no_new_account(tmp_path, text):
+def test_a_broken_usage_file_is_an_error(tmp_path, text):
     (tmp_path / "cost.json").write_text(text)
-    with pytest.raises(UserError, match=r"cost\.json is not what a run writes"):
-        cost.Ledger(tmp_path, [CPU], energy.Meter([]))
+    with pytest.raises(UserError, match=r"cost\.json is not a file that a run has written"):
+        cost.UsageTracker(tmp_path, [CPU], energy.Meter([]))
 
 
 @pytest.mark.parametrize("price", [-1.0, float("nan"), float("inf")])
@@ -218,63 +220,67 @@ def test_a_price_is_an_amount(price):
         Options(price=price)
 
 
-# What is said of it
+# The report
 
 
 def costs(**changed):
     fixed = {"devices": 2, "kind": "TPU v5 lite", "starts": 1, "device_seconds": 200.0}
-    counted = {"steps": 50, "operations": 4 * 10**14, "products": 3 * 10**14}
+    counted = {"steps": 50, "step_flops": 4 * 10**14, "step_matmul_flops": 3 * 10**14}
     return report.Costs(**{**fixed, **counted, **changed})
 
 
-def said(**changed):
-    lines = report.cost_lines(costs(**changed)).splitlines()
-    return dict(line.split(": ", 1) for line in lines)
+def lines(**changed):
+    text = report.cost_lines(costs(**changed))
+    return dict(line.split(": ", 1) for line in text.splitlines())
 
 
 def test_time_operations_and_utilisation():
-    found = said(peak=197e12, starts=3)
+    found = lines(peak_flops=197e12, starts=3)
     assert found["device time"] == "3:20 (200.0 s), 2 x TPU v5 lite, starts: 3"
-    assert found["operations"] == "20 PFLOP, 50 steps of 400 TFLOP, 75 % in matrix products"
+    assert found["FLOPs"] == "20 PFLOP, 50 steps of 400 TFLOP, 75 % in matrix products"
     # 50 x 3e14 / (200 x 197e12)
     assert found["utilisation"] == "38.1 % of 197 TFLOP/s a device in bfloat16"
-    assert said(kind="cpu")["utilisation"] == "unknown: no peak is published for cpu"
-    assert "too low, while: counted once" in said(unknown=("while: counted once",))["operations"]
+    assert lines(kind="cpu")["utilisation"] == "unknown: no peak is published for cpu"
+    assert "too low (while: counted once)" in lines(uncounted=("while: counted once",))["FLOPs"]
 
 
-def test_absent_sensors_are_said_to_be_absent():
-    absent = {"CPUs": "/sys/class/powercap has no RAPL", "GPUs": "NVML: Driver Not Loaded"}
+def test_missing_sensors_are_reported():
+    unmeasured = {"CPUs": "/sys/class/powercap has no RAPL", "GPUs": "NVML: Driver Not Loaded"}
     words = "not measured (CPUs: /sys/class/powercap has no RAPL; GPUs: NVML: Driver Not Loaded)"
-    assert said(absent=absent)["energy"] == words
-    assert said()["energy"] == "not measured"
+    assert lines(unmeasured=unmeasured)["energy"] == words
+    assert lines()["energy"] == "not measured"
     # What was measured is then not taken for the whole.
-    found = said(joules={"RAPL package-0": 1_500.0}, metered=200.0, absent=absent)["energy"]
+    found = lines(joules={"RAPL package-0": 1_500.0}, metered=200.0, unmeasured=unmeasured)[
+        "energy"
+    ]
     assert found.endswith(f"(RAPL package-0 1.5 kJ); {words}")
 
 
 def test_energy():
     joules = {"RAPL package-0": 1_500.0, "NVML GPU 0": 3.6e6 - 1_500}
-    found = said(joules=joules, metered=200.0)["energy"]
+    found = lines(joules=joules, metered=200.0)["energy"]
     assert found == "3.6 MJ, 1 kWh (RAPL package-0 1.5 kJ, NVML GPU 0 3.6 MJ)"
-    found = said(joules=joules, metered=50.0, processes=4)["energy"]
+    found = lines(joules=joules, metered=50.0, processes=4)["energy"]
     assert found.endswith("measured in 25 % of the time, of one machine of 4 processes")
 
 
 def test_a_price_gives_the_cost():
-    assert "cost" not in said()
-    assert said(price=36.0)["cost"] == "2.00, at 36 for a device and hour"
+    assert "cost" not in lines()
+    assert lines(price=36.0)["cost"] == "2.00, at 36 per device and hour"
 
 
 def test_much_and_nothing():
-    assert said(operations=0, products=0)["operations"].startswith("0 FLOP, 50 steps of 0 FLOP")
-    assert "e+" not in said(operations=10**30, products=10**30)["operations"].split(",")[0]
+    assert lines(step_flops=0, step_matmul_flops=0)["FLOPs"].startswith(
+        "0 FLOP, 50 steps of 0 FLOP"
+    )
+    assert "e+" not in lines(step_flops=10**30, step_matmul_flops=10**30)["FLOPs"].split(",")[0]
 
 
 def test_the_section_names_what_is_in_it():
-    section = report.cost(costs(peak=197e12, price=1.0))
+    section = report.cost(costs(peak_flops=197e12, price=1.0))
     assert section.title == "Cost"
     names = re.findall("<dt>(.*?)</dt>", section.html)
-    assert names == ["device time", "operations", "utilisation", "energy", "cost"]
+    assert names == ["device time", "FLOPs", "utilisation", "energy", "cost"]
 
 
 # A run
@@ -283,12 +289,12 @@ def test_the_section_names_what_is_in_it():
 def test_a_run_tells_its_costs_over_its_starts(tmp_path, monkeypatch, capsys):
     values = [0]
 
-    def meter(devices):
+    def open_meter(devices):
         assert len(devices) == 8
         values[0] += 1  # so that starts differ
         return counted(values)
 
-    monkeypatch.setattr(cost, "meter", meter)
+    monkeypatch.setattr(cost, "open_meter", open_meter)
     folder = str(tmp_path / "run")
     arguments = "--price", "2.5", "--eval-every", "4", "--save-every", "4", "--out", folder
     with pytest.raises(SystemExit):
@@ -296,7 +302,7 @@ def test_a_run_tells_its_costs_over_its_starts(tmp_path, monkeypatch, capsys):
     stopped = capsys.readouterr().out
     assert "8 x cpu, starts: 1" in stopped
     assert "RAPL" in stopped
-    assert stopped.endswith("at 2.5 for a device and hour\n")
+    assert stopped.endswith("at 2.5 per device and hour\n")
     first = json.loads((tmp_path / "run" / "cost.json").read_text())
     assert first["starts"] == 1
     assert first["device_seconds"] > 0
@@ -306,7 +312,7 @@ def test_a_run_tells_its_costs_over_its_starts(tmp_path, monkeypatch, capsys):
     assert second["device_seconds"] > first["device_seconds"]
     page = (outcome.folder / "report.html").read_text()
     assert '<section id="cost">' in page
-    for words in "8 x cpu, starts: 2", "12 steps of", "at 2.5 for a device and hour", "RAPL":
+    for words in "8 x cpu, starts: 2", "12 steps of", "at 2.5 per device and hour", "RAPL":
         assert words in page
         assert words in printed
 
@@ -316,9 +322,9 @@ def test_the_operations_of_a_step(changes):
     experiment = configure(tiny(), Options(**changes))
     parts = experiment.prepared_objective, experiment.optimizer, experiment.train.example
     state = train.init(jax.random.key(0), *parts, sharding.mesh())
-    found = cost.step_operations(experiment, state)
+    found = cost.count_step_flops(experiment, state)
     # Conv 4 of 3x3 at 4x4 places, Dense 64 -> 64 -> 10; the images need no gradient.
     conv, dense = 16 * 9 * 4, 64 * 64 + 64 * 10
     assert found.matmul == 2 * 16 * (2 * conv + 3 * dense)
     assert found.matmul < found.total
-    assert found.unknown == ()
+    assert found.uncounted == ()

@@ -155,11 +155,11 @@ def test_accumulation_passes_running_statistics_from_part_to_part():
 
 
 def test_accumulation_refuses_parts_that_do_not_fit():
-    with pytest.raises(UserError, match="at least one part, not 0"):
+    with pytest.raises(UserError, match="at least 1 part to accumulate over, got 0"):
         grads.accumulate(0)
     objective = objectives.classification(MLP((4,)))
     params, collections = objective.init(KEY, labelled())
-    with pytest.raises(UserError, match="batch of 12 cannot be taken in 5 equal parts"):
+    with pytest.raises(UserError, match="batch of 12 cannot be split into 5 equal parts"):
         grads.accumulate(5)(objective, has_aux=True)(params, collections, labelled(), KEY)
 
 

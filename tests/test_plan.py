@@ -16,7 +16,7 @@ from jaxmodels import objectives, plan, report, sharding, train
 from jaxmodels.data import placeholders
 from jaxmodels.errors import UserError
 from jaxmodels.experiment import Options, run
-from jaxmodels.experiment.planning import plan_for, tried
+from jaxmodels.experiment.planning import find_alternatives, plan_experiment
 from jaxmodels.models.causal_lm import gpt2, gpt3_175b
 from jaxmodels.sharding import match
 
@@ -26,7 +26,7 @@ needs_libtpu = pytest.mark.skipif(
 
 
 def test_a_plan_of_this_machine_adds_up():
-    made = plan_for(tiny(dropout=0.0), Options(mesh="data=2,fsdp=4"), plan.target("cpu:8"))
+    made = plan_experiment(tiny(dropout=0.0), Options(mesh="data=2,fsdp=4"), plan.target("cpu:8"))
     assert made.devices == 8
     assert made.fits is None
     assert made.per_step == {"examples": 16}
@@ -96,7 +96,9 @@ def test_a_change_that_cannot_be_made_is_told_and_left():
     wide = dataclasses.replace(tiny(width=TOO_WIDE + 2), rule=rule)
     options = Options(mesh="data=4,fsdp=2", remat="dots")
     target = plan.target("v5e:2x4")
-    refused, *others = tried(wide, options, target, plan_for(wide, options, target))
+    refused, *others = find_alternatives(
+        wide, options, target, plan_experiment(wide, options, target)
+    )
     assert refused[0] == {"mesh": "fsdp=-1"}
     assert "Dense_0/bias" in str(refused[1])
     assert [change for change, _ in others] == [
@@ -110,8 +112,8 @@ def test_a_change_that_cannot_be_made_is_told_and_left():
 def test_an_axis_that_does_not_split_the_products_is_no_gain():
     target = plan.target("v5e:2x4")
     experiment = tiny(batch_size=128, width=512, dropout=0.0)
-    split = plan_for(experiment, Options(mesh="data=8"), target)
-    whole = plan_for(experiment, Options(mesh="tensor=8"), target)
+    split = plan_experiment(experiment, Options(mesh="data=8"), target)
+    whole = plan_experiment(experiment, Options(mesh="tensor=8"), target)
     assert split.device_matmul_flops == split.matmul_flops // 8
     # The convolution's padding is in `matmul`, a five-hundredth of it, and in no compiled product.
     assert whole.device_matmul_flops == pytest.approx(whole.matmul_flops, rel=2e-3)
@@ -143,7 +145,7 @@ def test_the_axes_that_do_not_divide_a_param_are_told():
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_experiment_compiles_for_a_tpu(path):
     claim = load(path)(**SMALL[path.stem], steps=20, batch_size=8)
-    made = plan_for(claim, Options(), plan.target("v5e:2x4"))
+    made = plan_experiment(claim, Options(), plan.target("v5e:2x4"))
     assert made.fits
     assert made.matmul_flops > 0
     assert made.lower_bounds.keys() == {"matmul", "memory", "network"}

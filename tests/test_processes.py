@@ -67,7 +67,7 @@ def test_a_run_goes_on_with_fewer_devices(count, on_eight, devices, tmp_path):
         quietly(disturbed(10, fail), *arguments, "--mesh", "data=4,fsdp=2")
     devices(count)
     outcome, printed = quietly(tiny, *arguments)
-    assert "resumed at " in printed
+    assert "resumed at step " in printed
     assert f"parameters on {count} x cpu" in printed
     assert len(outcome.state.params["Dense_0"]["kernel"].sharding.device_set) == count
     assert_near(outcome.folder, on_eight.folder)
@@ -80,7 +80,7 @@ def test_a_run_goes_on_with_more_devices(on_eight, devices, tmp_path):
         quietly(disturbed(10, fail), *arguments)
     devices(8)
     outcome, printed = quietly(tiny, *arguments, "--mesh", "data=4,fsdp=2")
-    assert "resumed at " in printed
+    assert "resumed at step " in printed
     assert_near(outcome.folder, on_eight.folder)
 
 
@@ -163,7 +163,7 @@ def test_several_processes_are_one_run(count, devices, tmp_path):
     assert_near(tmp_path / "several", tmp_path / "one")
     # What they saved, one goes on with.
     outcome, printed = quietly(tiny, *arguments, "--steps", 14, "--out", tmp_path / "several")
-    assert "resumed at 12" in printed
+    assert "resumed at step 12" in printed
     assert int(outcome.state.step) == 14
 
 
@@ -217,11 +217,11 @@ def test_fewer_go_on_where_one_of_four_was_killed(on_eight, devices, tmp_path):
         assert_others_end(processes, 0, 20, tmp_path / "two")
     shutil.copytree(tmp_path / "two", tmp_path / "one")
     printed = finish(start(tmp_path / "two", 2))
-    assert "resumed at " in printed[0][0]
+    assert "resumed at step " in printed[0][0]
     assert_near(tmp_path / "two", on_eight.folder)
     devices(1)
     _, printed = quietly(tiny, *OPTIONS.split(), "--out", tmp_path / "one")
-    assert "resumed at " in printed
+    assert "resumed at step " in printed
     assert_near(tmp_path / "one", on_eight.folder)
 
 

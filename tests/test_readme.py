@@ -82,7 +82,7 @@ def test_a_command_is_understood_and_its_batch_can_be_split(command, monkeypatch
     hyperparameters, options = cli.parse(make, arguments)
     with placeholders.with_placeholders():
         experiment = make(**hyperparameters)
-    setup.check_mesh(experiment, options, devices(command))
+    setup.make_mesh(experiment, options, devices(command))
 
 
 def test_a_slice_is_among_the_commands():

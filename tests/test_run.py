@@ -119,7 +119,7 @@ def test_reading_passes_a_damaged_checkpoint_over_with_a_warning(copied, uninter
 
 def test_reading_says_what_is_missing(copied, tmp_path):
     for read in experiment.params, experiment.results:
-        with pytest.raises(UserError, match="no run, or none that"):
+        with pytest.raises(UserError, match="not the folder of a"):
             read(tmp_path / "nothing")
     with pytest.raises(UserError, match=r"no part 'weights'; its parts are step, params"):
         experiment.params(copied, "weights")
@@ -158,7 +158,7 @@ def test_a_crash_leaves_no_trace(per_call, uninterrupted, tmp_path, caplog):
         assert compilations(caplog) == 1
         outcome, printed = quietly(tiny, *EVERY, *arguments, "--out", tmp_path / "run")
         assert compilations(caplog) == 1
-    assert "resumed at " in printed
+    assert "resumed at step " in printed
     assert_identical(raw(outcome.state), expected.state)
     assert numbers(outcome.folder) == numbers(expected.folder)
     assert steps_of(outcome.folder) == steps_of(expected.folder)
@@ -187,7 +187,7 @@ def test_a_signal_saves_and_says_how_to_go_on(number, uninterrupted, tmp_path, c
     assert f"stopped and saved at step {step}; resume with\n  uv run" in printed
     assert f"--out {tmp_path / 'run'}" in printed
     outcome, printed = quietly(tiny, *EVERY, "--out", tmp_path / "run")
-    assert f"resumed at {step}" in printed
+    assert f"resumed at step {step}" in printed
     assert_identical(raw(outcome.state), expected.state)
     seen = [line["step"] for line in numbers(outcome.folder, "train/")]
     assert seen == sorted(set(seen) | {2, 4, 6, 8, 10, 12, step})
@@ -205,7 +205,7 @@ def test_a_finished_run_is_only_judged_again(copied, uninterrupted):
 
 def test_a_finished_run_takes_more_steps(copied):
     outcome, printed = quietly(tiny, *EVERY, "--steps", 16, "--out", copied, "--data-dir", "moved")
-    assert "resumed at 12" in printed
+    assert "resumed at step 12" in printed
     assert int(outcome.state.step) == 16
     assert [line["step"] for line in numbers(copied, "test/")] == [4, 8, 12, 16]
 
@@ -213,7 +213,7 @@ def test_a_finished_run_takes_more_steps(copied):
 def test_fewer_steps_than_were_taken_are_refused(copied, capsys):
     status, errors = ended(capsys, tiny, "--steps", 8, "--out", copied)
     assert status == 2
-    assert "at step 12 already, 4 beyond the steps asked for; give --steps 12 or more" in errors
+    assert "already at step 12, 4 beyond --steps; give --steps 12 or more" in errors
 
 
 # Damage
@@ -249,8 +249,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(damage, copied, u
     expected, _ = uninterrupted()
     damage(copied / "checkpoints" / "12")
     outcome, printed = quietly(tiny, *EVERY, "--out", copied)
-    assert "damaged checkpoint passed over: step 12: " in printed
-    assert "resumed at 8" in printed
+    assert "skipped a damaged checkpoint: step 12: " in printed
+    assert "resumed at step 8" in printed
     assert_identical(raw(outcome.state), expected.state)
     assert numbers(outcome.folder) == numbers(expected.folder)
     assert (copied / "checkpoints" / "12.damaged").exists()
@@ -262,7 +262,7 @@ def test_without_a_good_checkpoint_nothing_is_deleted(copied, capsys):
     files = {p: p.stat().st_mtime_ns for p in copied.rglob("*") if p.is_file()}
     status, errors = ended(capsys, tiny, *EVERY, "--out", copied)
     assert status == 2
-    assert f"no checkpoint in {copied}/checkpoints is as it was written:\n  step 12: " in errors
+    assert f"every checkpoint in {copied}/checkpoints is damaged:\n  step 12: " in errors
     assert "Nothing was deleted" in errors
     left = {p: p.stat().st_mtime_ns for p in copied.rglob("*") if p.is_file()}
     changed = {p.name for p in files | left if files.get(p) != left.get(p)}
@@ -289,7 +289,7 @@ def test_a_full_disk_ends_the_run_and_the_last_good_checkpoint_stays(
     assert "the checkpoint of step 8 could not be written" in errors
     assert "the last good one is of step 4" in errors
     outcome, printed = quietly(tiny, *EVERY, "--out", tmp_path / "run")
-    assert "resumed at 4" in printed
+    assert "resumed at step 4" in printed
     assert_identical(raw(outcome.state), expected.state)
 
 
@@ -358,18 +358,18 @@ def test_a_config_that_no_run_wrote_is_refused(content, tmp_path, capsys):
     (tmp_path / "config.json").write_text(content)
     status, errors = ended(capsys, tiny, "--out", tmp_path)
     assert status == 2
-    assert f"{tmp_path}/config.json is not what a run writes" in errors
+    assert f"{tmp_path}/config.json is not a file that a run has written" in errors
 
 
-def test_other_versions_than_the_run_was_begun_with_are_said(copied, capsys):
+def test_a_warning_names_packages_whose_version_changed(copied, capsys):
     config = json.loads((copied / "config.json").read_text())
     now, config["versions"]["jax"] = config["versions"]["jax"], "0.9.9"
     (copied / "config.json").write_text(json.dumps(config))
     for steps in 13, 14:  # the second time, too
         outcome, _ = quietly(tiny, *EVERY, "--steps", steps, "--out", copied)
         errors = capsys.readouterr().err
-        assert errors.startswith(f"the run was begun with jax 0.9.9, now {now}: it goes on")
-    assert json.loads((copied / "config.json").read_text())["begun_with"] == {"jax": "0.9.9"}
+        assert errors.startswith(f"the run was started with jax 0.9.9, now {now}: it resumes")
+    assert json.loads((copied / "config.json").read_text())["started_with"] == {"jax": "0.9.9"}
     assert "0.9.9" in (outcome.folder / "report.html").read_text()
 
 
@@ -402,7 +402,7 @@ def test_a_loss_of_nan_stops_the_run_and_says_from_where_to_go_on(tmp_path, caps
     status, again = ended(capsys, tiny, *bad, *EVERY, "--out", folder)
     assert (status, again) == (1, errors)
     outcome, printed = quietly(tiny, *bad, *EVERY, "--out", folder, "--on-nan", "skip")
-    assert "resumed at 4" in printed
+    assert "resumed at step 4" in printed
     assert int(outcome.state.skipped) == 1
 
 
@@ -434,7 +434,7 @@ def test_a_state_that_is_not_finite_is_never_saved(tmp_path, capsys):
     folder = tmp_path / "run"
     status, errors = ended(capsys, exploding, *EVERY, "--out", folder)
     assert status == 1
-    assert "the loss of step 8 is finite, but params or state are not after it" in errors
+    assert "the loss of step 8 is finite, but params or state after it are not" in errors
     assert f"last good checkpoint: {folder}/checkpoints/4\n" in errors
     assert steps_of(folder) == [4]
 

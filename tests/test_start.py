@@ -65,7 +65,7 @@ def test_a_run_that_goes_on_does_not_start_again(source, tmp_path):
     arguments = "--start", folder, "--out", tmp_path / "run"
     quietly(tiny, *arguments, "--steps", 4)
     again, printed = quietly(tiny, *arguments, "--steps", 6)
-    assert "resumed at 4" in printed
+    assert "resumed at step 4" in printed
     straight, _ = quietly(tiny, "--start", folder, "--out", tmp_path / "straight", "--steps", 6)
     equal(again.state.params, straight.state.params)
 
@@ -111,7 +111,7 @@ def test_a_head_may_be_new(source, tmp_path):
             ["--start", "{folder}", "--width", "32"],
             "ema/Dense_1/kernel: expected float32[32, 10], found float32[64, 10]",
         ),
-        (["--evaluate", "--plan", "cpu:8"], "exclude each other"),
+        (["--evaluate", "--plan", "cpu:8"], "cannot be given together"),
     ],
 )
 def test_a_start_that_does_not_fit_is_refused(arguments, message, source, tmp_path, capsys):
@@ -144,7 +144,7 @@ def test_a_start_may_not_change_the_state_s_form(source, tmp_path, capsys):
 
     with pytest.raises(SystemExit):
         quietly(named(tiny, start=Wrong()), "--out", tmp_path / "run")
-    assert "the start changed the state's form" in capsys.readouterr().err
+    assert "changed the structure of the state" in capsys.readouterr().err
 
 
 class TestMetrics:

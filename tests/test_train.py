@@ -197,7 +197,7 @@ def test_the_loop_sees_every_step_in_order_and_acts_at_intervals():
 def test_the_loop_stops_when_asked():
     state, mesh = counter()
     step = train.compile_step(counting)
-    state = train.fit(state, step, Numbers(), mesh, 12, stopping=lambda n: n == 7)
+    state = train.fit(state, step, Numbers(), mesh, 12, should_stop=lambda n: n == 7)
     assert int(state.step) == 7
 
 

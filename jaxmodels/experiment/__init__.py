@@ -1,4 +1,4 @@
-"""An experiment as a value, and what can be done with one."""
+"""Experiments: define one as a value, run it from the command line, resume it, read its results."""
 
 from jaxmodels.experiment.cli import run
 from jaxmodels.experiment.experiment import Experiment

@@ -1,8 +1,8 @@
-"""A run's folder in a bucket, `gs://BUCKET/FOLDER`, and its files that only a disk can hold.
+"""Run folders in Google Cloud Storage, `gs://BUCKET/FOLDER`, with a local mirror of their files.
 
-Orbax writes checkpoints straight to the bucket. But what is in a bucket is written whole, never
-appended to, so the files that grow while a run goes on are on a disk of process 0: fetched when the
-run begins, copied back at each checkpoint and at the end.
+Orbax writes checkpoints straight to the bucket. Objects in a bucket cannot be appended to, so files
+that grow during a run are kept on a local disk of process 0: downloaded when the run starts,
+uploaded at each checkpoint and at the end.
 """
 
 import contextlib
@@ -20,23 +20,23 @@ from jaxmodels.train.checkpoint import SaveFailed
 CHECKPOINTS = "checkpoints"
 
 Folder = Path | epath.Path
-"""On disk, or in a bucket."""
+"""A folder on disk or in a bucket."""
 
 
-def as_folder(folder: str | os.PathLike[str]) -> Folder:
-    """The folder of that path or address.
+def folder_path(folder: str | os.PathLike[str]) -> Folder:
+    """Parse a path on disk or an address `gs://BUCKET/FOLDER`.
 
     Raises:
-        UserError: an address of another kind, or what reads buckets is not installed.
+        UserError: another scheme, such as s3://, or gcsfs is not installed.
     """
     name = os.fspath(folder)
     scheme, separator, rest = name.partition("://")
     if not separator:
         return Path(name)
     if scheme != "gs" or not rest.strip("/"):
-        # Of Amazon's, s3://, Orbax makes a path on disk.
+        # Orbax would take s3://... for a path on disk.
         raise UserError(f"expected a folder on disk or gs://BUCKET/FOLDER; got {name}")
-    # Imported here: runs on disk, whose start would take 40 ms longer, need none of it.
+    # Imported here: it takes 40 ms, and runs on disk do not need it.
     import fsspec
     from fsspec.config import conf
 
@@ -47,27 +47,27 @@ def as_folder(folder: str | os.PathLike[str]) -> Folder:
             f"{name} needs the package gcsfs, which is not installed; run with "
             "`uv run --extra bucket ...`, or `uv pip install gcsfs` where you run without uv"
         ) from None
-    # Where TensorFlow is installed, epath would use that: seconds to import, and other errors.
+    # Else epath imports TensorFlow where it is installed: seconds, and other errors.
     os.environ["EPATH_USE_TF"] = "false"
-    # TensorStore and other hosts write there too, of which gcsfs's listings would not know.
+    # TensorStore and other hosts write there too, so gcsfs's cached listings would be stale.
     conf.setdefault("gcs", {})["use_listings_cache"] = False
     return epath.Path(name)
 
 
 def list_names(folder: Folder) -> set[str]:
-    """What there is in it; a bucket knows no empty folders."""
+    """The names of the files and folders in a folder; empty for a missing one in a bucket."""
     try:
         found = {path.name for path in folder.iterdir()}
     except FileNotFoundError:
         if isinstance(folder, Path):
             raise
         return set()
-    # Google's console marks a new folder by an object, which is listed as the folder itself.
+    # Google's console marks a new folder by an object that is listed under the folder's own name.
     return found if isinstance(folder, Path) else found - {folder.name}
 
 
-def check_rights(probe: Folder) -> None:
-    """Raise `UserError` if one cannot list the folder of this file, write it and delete it."""
+def check_access(probe: Folder) -> None:
+    """Raise `UserError` unless this file can be written and deleted, and its folder listed."""
     try:
         list_names(probe.parent)
         probe.write_text("")
@@ -75,34 +75,34 @@ def check_rights(probe: Folder) -> None:
     except Exception as error:  # of the network, of Google's libraries, of the bucket
         raise UserError(
             f"--out {probe.parent} cannot be used ({type(error).__name__}: {error}); expected a "
-            "bucket that is there, and the right to list, write and delete in it (outside of "
+            "existing bucket, and the rights to list, write and delete in it (outside of "
             "Google's machines: `gcloud auth application-default login`)"
         ) from None
 
 
 class Mirror:
-    """The files of a run's folder on disk, without the checkpoints."""
+    """A local copy of the files in a run's folder, without the checkpoints."""
 
     def __init__(self, files: Path, folder: Folder) -> None:
-        """`files` is where to write; it is `folder` itself if that is on disk."""
+        """`files` is the local copy; it is `folder` itself if that is on disk."""
         self.files = files
         self.folder = folder
         self._copied: dict[str, tuple[int, int]] = {}
 
     def fetch(self) -> None:
-        """Get what there is in the bucket."""
-        for name in _below(self.folder):
+        """Download all files from the bucket."""
+        for name in _list_files(self.folder):
             path = self.files / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes((self.folder / name).read_bytes())
-            self._copied[name] = _version(path)
+            self._copied[name] = _mtime_and_size(path)
 
     def copy(self) -> None:
-        """Bring to the bucket what has changed since; `SaveFailed` if that goes wrong."""
+        """Upload files that changed since the last call; raises `SaveFailed` if that fails."""
         if self.files == self.folder:
             return
-        for name in _below(self.files):
-            version = _version(self.files / name)
+        for name in _list_files(self.files):
+            version = _mtime_and_size(self.files / name)
             if self._copied.get(name) == version:
                 continue
             try:
@@ -115,8 +115,8 @@ class Mirror:
 
 
 @contextlib.contextmanager
-def mirrored(folder: Folder) -> Iterator[Mirror]:
-    """A mirror of the folder, for process 0 to write to; leaving the context copies it."""
+def open_mirror(folder: Folder) -> Iterator[Mirror]:
+    """A mirror of the folder that process 0 writes to; leaving the context uploads it."""
     if isinstance(folder, Path):
         yield Mirror(folder, folder)
         return
@@ -130,21 +130,21 @@ def mirrored(folder: Folder) -> Iterator[Mirror]:
             try:
                 mirror.copy()
             except SaveFailed as failure:
-                if not isinstance(error, SaveFailed):  # else it says why already
+                if not isinstance(error, SaveFailed):  # else the error already says why
                     error.add_note(str(failure))
             raise
         mirror.copy()
 
 
-def _below(folder: Folder, prefix: str = "") -> list[str]:
-    """All files but those of checkpoints, by their paths relative to the folder."""
+def _list_files(folder: Folder, prefix: str = "") -> list[str]:
+    """Paths of all files, relative to the folder, without those of checkpoints."""
     found = []
     for name in sorted(list_names(folder) - {CHECKPOINTS}):
         child = folder / name
-        found += _below(child, f"{prefix}{name}/") if child.is_dir() else [prefix + name]
+        found += _list_files(child, f"{prefix}{name}/") if child.is_dir() else [prefix + name]
     return found
 
 
-def _version(path: Path) -> tuple[int, int]:
+def _mtime_and_size(path: Path) -> tuple[int, int]:
     status = path.stat()
     return status.st_mtime_ns, status.st_size

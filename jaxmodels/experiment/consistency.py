@@ -1,6 +1,6 @@
-"""What processes that train together must have in common: else they would part, and nobody notice.
+"""Facts that must be equal on all processes of a run, else they would train different things.
 
-Facts by name, for `train.collective.check_same`.
+They are compared by `train.collective.check_processes_agree`.
 """
 
 import dataclasses
@@ -13,24 +13,24 @@ from jaxmodels.experiment.experiment import Experiment
 from jaxmodels.experiment.folder import PACKAGES
 from jaxmodels.experiment.options import Options
 
-OWN = "coordinator", "process_id", "compilation_cache", "data_dir"
-"""What each may be given otherwise: who it is, and where things are."""
+PER_PROCESS = "coordinator", "process_id", "compilation_cache", "data_dir"
+"""Options that may differ between processes."""
 
 
-def command_facts(
+def describe_command(
     make: Callable[..., Experiment], hyperparameters: Mapping[str, Any], options: Options
 ) -> dict[str, str]:
-    """The experiment, its arguments, and the packages that compute it."""
+    """The experiment's name, its arguments and the versions of packages."""
     given = {**hyperparameters, **dataclasses.asdict(options)}
     return {
         "experiment": make.__name__,
-        **{name: repr(value) for name, value in given.items() if name not in OWN},
+        **{name: repr(value) for name, value in given.items() if name not in PER_PROCESS},
         **{package: importlib.metadata.version(package) for package in PACKAGES},
     }
 
 
-def data_facts(experiment: Experiment) -> dict[str, str]:
-    """The data's shapes and numbers, and the contents of files that the run keeps."""
+def describe_data(experiment: Experiment) -> dict[str, str]:
+    """Batch shapes, numbers of examples, and checksums of the experiment's files."""
     parts = {"train": experiment.train, **experiment.evaluate}
     return {
         "batch": str(experiment.train.example),

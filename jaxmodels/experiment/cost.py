@@ -1,4 +1,4 @@
-"""What a run has cost so far, over all its starts: time of devices, operations, energy."""
+"""Cost of a run over all its starts: device time, FLOPs, energy."""
 
 import dataclasses
 import json
@@ -12,73 +12,73 @@ from jax.sharding import Mesh
 
 from jaxmodels import chips, flops, report
 from jaxmodels.errors import UserError
-from jaxmodels.experiment.energy import Meter, meter
+from jaxmodels.experiment.energy import Meter, open_meter
 from jaxmodels.experiment.experiment import Experiment
 from jaxmodels.experiment.files import write_json
 from jaxmodels.train import State, update
 
 COST = "cost.json"
-EVERY = 10.0
-"""Seconds between two entries: what a kill takes from the account, and far below the 20 minutes
-after which RAPL's counters begin again at zero under load."""
+WRITE_INTERVAL = 10.0
+"""Seconds between two writes of `cost.json`: at most this is lost when a run is killed. It is far
+below the 20 minutes after which RAPL's counters wrap around under load."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Spent:
-    """The account, as it stands in the run's folder.
+class Usage:
+    """Resources used by a run so far, as stored in its `cost.json`.
 
     Attributes:
-        starts: how often the run was begun or gone on with.
+        starts: how often the run was started or resumed.
         device_seconds: seconds times devices, of training, evaluation, compilation and waiting;
-            also those of steps that were lost and taken again.
-        metered: the device-seconds in which energy was measured.
-        joules: by counter, of the machine of process 0.
-        absent: whose energy the last start could not measure there, and why.
+            steps that were lost and repeated count each time.
+        metered: the device-seconds during which energy was measured.
+        joules: energy by counter, on the machine of process 0.
+        unmeasured: devices whose energy the last start could not measure, and why.
     """
 
     starts: int = 0
     device_seconds: float = 0.0
     metered: float = 0.0
     joules: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    absent: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    unmeasured: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
-class Ledger:
-    """Keeps the account; its clock runs from when it is made."""
+class UsageTracker:
+    """Measures the cost of a run from construction on, and writes it to `cost.json`."""
 
     def __init__(self, folder: Path, devices: Sequence[Any], counters: Meter | None = None) -> None:
-        """Read what earlier starts have spent; the counters are those of the machine if absent.
+        """Read what earlier starts used; `counters` defaults to those of this machine.
 
         Raises:
-            UserError: the account in the folder cannot be read.
+            UserError: the folder's `cost.json` cannot be read.
         """
         self._path = folder / COST
         self._before = _read(self._path)
         self._devices = len(devices)
-        self._meter = meter(devices) if counters is None else counters
+        self._meter = open_meter(devices) if counters is None else counters
         self._metered = 0.0
-        self._begun = time.monotonic()
-        self._due = self._begun + EVERY
+        self._start_time = time.monotonic()
+        self._due = self._start_time + WRITE_INTERVAL
 
     def tick(self) -> None:
-        """Enter what was spent, if it is time; costs next to nothing otherwise."""
+        """Call `record` if `WRITE_INTERVAL` has passed."""
         if time.monotonic() >= self._due:
-            self.enter()
+            self.record()
 
-    def enter(self) -> Spent:
-        """Write what has been spent until now, and return it."""
-        spent = self._now()
-        write_json(self._path, dataclasses.asdict(spent))
-        self._due = time.monotonic() + EVERY
-        return spent
+    def record(self) -> Usage:
+        """Write what has been used until now, and return it."""
+        usage = self._now()
+        write_json(self._path, dataclasses.asdict(usage))
+        self._due = time.monotonic() + WRITE_INTERVAL
+        return usage
 
-    def _now(self) -> Spent:
+    def _now(self) -> Usage:
         joules = self._meter.read()
-        seconds = self._devices * (time.monotonic() - self._begun)
+        seconds = self._devices * (time.monotonic() - self._start_time)
         if self._meter.running:
             self._metered = seconds
         before = self._before
-        return Spent(
+        return Usage(
             before.starts + 1,
             before.device_seconds + seconds,
             before.metered + self._metered,
@@ -86,52 +86,52 @@ class Ledger:
                 name: before.joules.get(name, 0.0) + joules.get(name, 0.0)
                 for name in {**before.joules, **joules}
             },
-            self._meter.absent,
+            self._meter.unmeasured,
         )
 
 
-def account(
-    experiment: Experiment, state: State, spent: Spent, mesh: Mesh, price: float | None
+def compute_costs(
+    experiment: Experiment, state: State, usage: Usage, mesh: Mesh, price: float | None
 ) -> report.Costs:
-    """What the page and the last lines on the terminal say; counts a step's operations for it.
+    """The costs to report, with the FLOPs of a step counted.
 
-    `experiment` is configured, `state` where the run ends.
+    `experiment` must be configured by the run's options; `state` is the last one.
     """
-    counted = step_operations(experiment, state)
+    counted = count_step_flops(experiment, state)
     device = mesh.devices.flat[0]
     chip = chips.device_chip(device)
     return report.Costs(
         devices=mesh.size,
         kind=device.device_kind,
-        starts=spent.starts,
-        device_seconds=spent.device_seconds,
+        starts=usage.starts,
+        device_seconds=usage.device_seconds,
         steps=int(state.step),
-        operations=counted.total,
-        products=counted.matmul,
-        unknown=counted.unknown,
-        peak=None if chip is None else chip.flops,
-        joules=spent.joules,
-        absent=spent.absent,
-        metered=spent.metered,
+        step_flops=counted.total,
+        step_matmul_flops=counted.matmul,
+        uncounted=counted.uncounted,
+        peak_flops=None if chip is None else chip.flops,
+        joules=usage.joules,
+        unmeasured=usage.unmeasured,
+        metered=usage.metered,
         processes=jax.process_count(),
         price=price,
     )
 
 
-def step_operations(experiment: Experiment, state: State) -> flops.Counted:
-    """Of one step with the whole batch; traces it once more, and computes nothing."""
+def count_step_flops(experiment: Experiment, state: State) -> flops.FlopCount:
+    """Count the FLOPs of one step on the whole batch; traces the step, computes nothing."""
     parts = experiment.prepared_objective, experiment.optimizer, experiment.grad
     step = update(*parts, experiment.trainable)
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
     return flops.count(step, shapes, experiment.train.example)
 
 
-def _read(path: Path) -> Spent:
+def _read(path: Path) -> Usage:
     if not path.exists():
-        return Spent()
+        return Usage()
     try:
-        return Spent(**json.loads(path.read_text()))
+        return Usage(**json.loads(path.read_text()))
     except (ValueError, TypeError):
         raise UserError(
-            f"{path} is not what a run writes; remove it to begin the account of costs anew"
+            f"{path} is not a file that a run has written; remove it to count costs from zero"
         ) from None

@@ -1,4 +1,4 @@
-"""The energy that a machine uses, from the counters that it has, without a thread of our own."""
+"""Energy use of CPUs (RAPL) and NVIDIA GPUs (NVML), from hardware counters."""
 
 import dataclasses
 import functools
@@ -13,58 +13,60 @@ POWERCAP = Path("/sys/class/powercap")
 
 @dataclasses.dataclass(frozen=True)
 class Counter:
-    """A count of energy that only grows, until it begins again at zero.
+    """A hardware counter of energy that grows until it wraps around to zero.
 
     Attributes:
-        name: whose energy it is.
-        read: the count now.
-        joules: of one count.
-        span: after how much it begins again at zero; None if never.
+        name: the device, such as "RAPL package-0".
+        read: returns the current count.
+        joules: the energy of one count.
+        range: the count at which it wraps around; None if it never does.
     """
 
     name: str
     read: Callable[[], int]
     joules: float
-    span: int | None = None
+    range: int | None = None
 
-    def between(self, before: int, now: int) -> float:
-        """The joules between two readings, of which the second may be from the next round."""
+    def joules_between(self, before: int, now: int) -> float:
+        """Joules between two readings, between which the counter may have wrapped around once."""
         passed = now - before
         if passed < 0:
-            # Without a span it was reset (a driver was loaded anew): what it shows is since then.
-            passed = now if self.span is None else passed + self.span
+            # Without a range it was reset, as when a driver is reloaded: count from there.
+            passed = now if self.range is None else passed + self.range
         return passed * self.joules
 
 
 @dataclasses.dataclass(frozen=True)
 class Sensors:
-    """The counters that can be read; and whose energy is not counted, with the reason."""
+    """Readable counters, and devices whose energy cannot be measured, with the reason."""
 
     counters: Sequence[Counter] = ()
-    absent: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    unmeasured: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 class Meter:
-    """Joules by counter since it was made; more than one round between two reads is not seen.
+    """Measures joules by counter from construction on.
+
+    It must be read often enough that no counter wraps around twice in between.
 
     Attributes:
-        running: whether there are counters, and all could be read the last time. One that fails
-            ends the measurement, not the run.
-        absent: whose energy is not counted, and why.
+        running: whether there are counters and all could be read the last time. If one fails, the
+            measurement ends, but not the run.
+        unmeasured: devices whose energy is not measured, and why.
     """
 
     def __init__(
-        self, counters: Sequence[Counter], absent: Mapping[str, str] | None = None
+        self, counters: Sequence[Counter], unmeasured: Mapping[str, str] | None = None
     ) -> None:
-        """Begin at zero."""
+        """Start at zero joules."""
         self.running = bool(counters)
-        self.absent = absent or {}
+        self.unmeasured = unmeasured or {}
         self._counters = counters
         self._last = [counter.read() for counter in counters]
         self._joules = dict.fromkeys((counter.name for counter in counters), 0.0)
 
     def read(self) -> dict[str, float]:
-        """Read all counters, if they could be read so far."""
+        """Joules by counter until now; unchanged once a counter has failed."""
         if self.running:
             self._add()
         return dict(self._joules)
@@ -76,31 +78,31 @@ class Meter:
             self.running = False
             return
         for counter, before, after in zip(self._counters, self._last, now, strict=True):
-            self._joules[counter.name] += counter.between(before, after)
+            self._joules[counter.name] += counter.joules_between(before, after)
         self._last = now
 
 
-def meter(devices: Sequence[Any], powercap: Path = POWERCAP) -> Meter:
-    """A meter of this machine's CPU packages, and of its GPUs if `devices` are such.
+def open_meter(devices: Sequence[Any], powercap: Path = POWERCAP) -> Meter:
+    """A meter of this machine's CPU packages, and of its GPUs if `devices` are GPUs.
 
-    All work of the machine is in it, that of others too.
+    It measures the whole machine, with the work of other processes.
     """
     platforms = {device.platform for device in devices}
-    found = [rapl(powercap)]
+    found = [rapl_sensors(powercap)]
     if platforms & {"gpu", "cuda"}:
-        found.append(nvml())
+        found.append(nvml_sensors())
     if "tpu" in platforms:
-        found.append(Sensors(absent={"TPUs": "no counter is known"}))
+        found.append(Sensors(unmeasured={"TPUs": "no counter is known"}))
     counters = [counter for sensors in found for counter in sensors.counters]
-    return Meter(counters, {k: v for sensors in found for k, v in sensors.absent.items()})
+    return Meter(counters, {k: v for sensors in found for k, v in sensors.unmeasured.items()})
 
 
-def rapl(powercap: Path = POWERCAP) -> Sensors:
-    """The counters of CPU packages: Linux's powercap interface to RAPL (Intel, AMD).
+def rapl_sensors(powercap: Path = POWERCAP) -> Sensors:
+    """RAPL counters of CPU packages (Intel, AMD), through Linux's powercap interface.
 
-    Of the zones only `package-*`: cores and uncore (`intel-rapl:0:0`) are parts of one, `psys`
-    contains it, and DRAM, which servers count apart, is left out since few machines have it. On
-    most systems only root may read them.
+    Only the zones `package-*`: cores and uncore (`intel-rapl:0:0`) are parts of a package, `psys`
+    contains it, and DRAM, which some servers count separately, is left out. On most systems only
+    root may read them.
     """
     found = []
     zones = [z for z in sorted(powercap.glob("intel-rapl:*")) if z.name.count(":") == 1]
@@ -116,33 +118,36 @@ def rapl(powercap: Path = POWERCAP) -> Sensors:
     if found:
         return Sensors(found)
     reason = "is not readable by this user" if zones else "has no RAPL"
-    return Sensors(absent={"CPUs": f"{powercap} {reason}"})
+    return Sensors(unmeasured={"CPUs": f"{powercap} {reason}"})
 
 
-def nvml(environment: Mapping[str, str] = os.environ) -> Sensors:
-    """The counters of the GPUs that this process may use, of Volta or later."""
+def nvml_sensors(environment: Mapping[str, str] = os.environ) -> Sensors:
+    """NVML counters of the GPUs that this process may use; they exist from Volta on."""
     try:
         library = importlib.import_module("pynvml")
     except ImportError:
-        return Sensors(absent={"GPUs": "nvidia-ml-py, of the extra cuda, is not installed"})
+        return Sensors(unmeasured={"GPUs": "nvidia-ml-py, of the extra cuda, is not installed"})
     try:
         library.nvmlInit()
-        handles = _visible(library, environment.get("CUDA_VISIBLE_DEVICES"))
+        handles = _visible_gpus(library, environment.get("CUDA_VISIBLE_DEVICES"))
     except library.NVMLError as error:
-        return Sensors(absent={"GPUs": f"NVML: {error}"})
-    counters, absent = [], {}
+        return Sensors(unmeasured={"GPUs": f"NVML: {error}"})
+    counters, unmeasured = [], {}
     for name, handle in handles.items():
         read = functools.partial(_millijoules, library, handle)
         try:
             read()
             counters.append(Counter(f"NVML GPU {name}", read, 1e-3))
         except library.NVMLError as error:
-            absent[f"GPU {name}"] = f"NVML: {error}"
-    return Sensors(counters, absent)
+            unmeasured[f"GPU {name}"] = f"NVML: {error}"
+    return Sensors(counters, unmeasured)
 
 
-def _visible(library: Any, chosen: str | None) -> dict[str, Any]:
-    """Handles by number or UUID; a number is that on the PCI bus, as CUDA's is if told so."""
+def _visible_gpus(library: Any, chosen: str | None) -> dict[str, Any]:
+    """NVML handles by the entries of CUDA_VISIBLE_DEVICES.
+
+    A number is in the order of the PCI bus, as CUDA's is with CUDA_DEVICE_ORDER=PCI_BUS_ID.
+    """
     if chosen is None:
         chosen = ",".join(map(str, range(library.nvmlDeviceGetCount())))
     names = filter(None, map(str.strip, chosen.split(",")))

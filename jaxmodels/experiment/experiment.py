@@ -1,4 +1,4 @@
-"""What an experiment is: a model trained on data and evaluated, beside published metrics."""
+"""`Experiment`: objective, optimizer, data, evaluations and published metrics as one value."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ from jaxmodels.train import State, Trainable
 from jaxmodels.typing import Batch, Evaluation, Model, Objective, Params, TrainingData
 
 Report = Callable[[Any, Mapping[str, Any], Mesh], Sequence[Any]]
-"""`(variables, metrics, mesh) -> sections`, such as `jaxmodels.inspect` makes."""
+"""`(variables, metrics, mesh) -> sections`, as returned by functions of `jaxmodels.inspect`."""
 
 
 def trained_params(state: State) -> Params:
@@ -35,28 +35,28 @@ def no_report(variables: Any, metrics: Mapping[str, Any], mesh: Mesh) -> Sequenc
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """A pure value; `run` and `train` make a run of it.
+    """Everything that defines an experiment, as a pure value; `run` and `train` execute it.
 
     Attributes:
-        objective: what training minimises, as made by `jaxmodels.objectives`.
+        objective: the loss, such as `objectives.classification(model)`.
         optimizer: an optax chain.
-        train: batches by step number, as made by `Split.batches`.
-        evaluate: evaluations by name, as made by `jaxmodels.metrics`; a metric `error` of the
+        train: batches by step number, from `Split.batches`.
+        evaluate: evaluations by name, from `jaxmodels.metrics`; the metric `error` of the
             evaluation `test` is called `test/error`.
-        steps: how many updates are made.
-        published: metrics to reach, by name, and the data set that they belong to.
-        best: the metric by which the best checkpoint is kept; the first published one if absent.
+        steps: number of updates.
+        published: metrics to reach, by name, and the data set they were published on.
+        best: the metric that selects the best checkpoint; the first published one if absent.
         start: `state -> state` after initialisation, such as `from_run(folder)`.
-        trainable: the params that are trained, a regular expression searched in their paths, or a
-            function of the path; all if absent. Others have no gradient and no optimizer state.
-        rule: where params and optimizer state are placed; if absent, `sharding.tensor` of what the
-            model names as `tensor_dims`, which without such an axis is `sharding.fsdp`.
-        grad: anything with the interface of `jax.value_and_grad`.
-        eval_params: the params that are evaluated, such as `optimizers.averaged`. BatchNorm's
+        trainable: which params are trained: a regular expression searched in their paths, or a
+            function of the path; all if absent. Frozen ones have no gradient or optimizer state.
+        rule: placement of params and optimizer state; `sharding.tensor(model.tensor_dims)` if
+            absent, which equals `sharding.fsdp` on a mesh without an axis `tensor`.
+        grad: a function with the interface of `jax.value_and_grad`.
+        eval_params: which params are evaluated, such as `optimizers.averaged`. BatchNorm's
             statistics are then estimated for them from training batches.
-        report: makes sections of the run's page, such as `inspect.classification(model, split)`.
-        files: texts by name that are kept in the run's folder, such as a vocabulary; a run goes
-            on only with the same.
+        report: sections for the run's page, such as `inspect.classification(model, split)`.
+        files: text files by name that are kept in the run's folder, such as a vocabulary. A run
+            is only resumed with the same contents.
     """
 
     objective: Objective
@@ -76,7 +76,7 @@ class Experiment:
 
     def __post_init__(self) -> None:
         if self.steps < 1:
-            raise UserError(f"an experiment takes at least one step; got steps={self.steps}")
+            raise UserError(f"an experiment needs at least one step; got steps={self.steps}")
         self._check_metrics()
         self._check_shapes()
 
@@ -116,17 +116,17 @@ class Experiment:
 
     @property
     def prepared_objective(self) -> Any:
-        """The objective of batches as they are stored."""
+        """The objective on raw batches: preprocessing and augmentation included."""
         return Prepared(self.objective, self.train.prepare)
 
     def map_models(self, fn: Callable[[Model], Model]) -> "Experiment":
-        """The same experiment with `fn` applied to every model: trained, evaluated and shown."""
-        shown = "model" in getattr(self.report, "__dataclass_fields__", {})
+        """The experiment with `fn` applied to the models of objective, evaluations and report."""
+        report_has_model = "model" in getattr(self.report, "__dataclass_fields__", {})
         return dataclasses.replace(
             self,
             objective=map_model(self.objective, fn),
             evaluate={name: map_model(part, fn) for name, part in self.evaluate.items()},
-            report=map_model(self.report, fn) if shown else self.report,
+            report=map_model(self.report, fn) if report_has_model else self.report,
         )
 
     def in_precision(self, dtype: Any) -> "Experiment":
@@ -134,13 +134,13 @@ class Experiment:
         return self.map_models(lambda model: Cast(model, dtype))
 
     def _check_metrics(self) -> None:
-        """Raise `UserError` for names of metrics that no evaluation measures."""
+        """Raise `UserError` if `published` or `best` names a metric that is not evaluated."""
         types = self.metric_types
         for name in self.published_metrics:
             if name.partition("/")[0] not in self.evaluate:
                 raise UserError(
-                    f"the published metric {name!r} belongs to no evaluation; there are "
-                    f"{', '.join(self.evaluate) or 'none'}, and a name is such as test/error"
+                    f"the published metric {name!r} belongs to no evaluation; the evaluations are "
+                    f"{', '.join(self.evaluate) or 'none'}, and a name looks like test/error"
                 )
         if self.best is not None and (
             self.best not in types or types[self.best].higher_is_better is None
@@ -152,7 +152,7 @@ class Experiment:
             )
 
     def _check_shapes(self) -> None:
-        """Raise `UserError` where an evaluation reads other shapes than training has."""
+        """Raise `UserError` if an evaluation's inputs have other shapes than in training."""
         expected = _shapes(self.train.split)
         for name, evaluation in self.evaluate.items():
             shapes = _shapes(evaluation.split)
@@ -167,9 +167,9 @@ class Experiment:
 
 
 def _shapes(split: Any) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Shape, less the batch axis, and dtype of each field once preprocessed.
+    """Shape without the batch axis, and dtype, of each preprocessed field.
 
-    Of integers, such as tokens, only the number of axes: sequences have many lengths.
+    For integers, such as tokens, only the number of axes: sequences differ in length.
     """
     batch: Batch = jax.eval_shape(split.preprocess, split.example(1))
     return {

@@ -1,4 +1,4 @@
-"""The files of a run's folder: writing JSON whole, and reading results and params back."""
+"""The files of a run's folder: atomic JSON, and reading results and params back."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import numpy as np
 
 import jaxmodels
 from jaxmodels.errors import UserError
-from jaxmodels.experiment.bucket import CHECKPOINTS, Folder, as_folder
+from jaxmodels.experiment.bucket import CHECKPOINTS, Folder, folder_path
 from jaxmodels.train.checkpoint import Checkpoints
 
 CONFIG = "config.json"
@@ -18,10 +18,10 @@ RESULTS = "results.json"
 
 
 def results(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """The metrics that a finished run measured, by name, such as `test/error`."""
-    path = as_folder(folder) / RESULTS
+    """The final metrics of a finished run by name, such as `test/error`."""
+    path = folder_path(folder) / RESULTS
     if not path.exists():
-        raise UserError(f"{folder} holds no {RESULTS}: no run, or none that has finished")
+        raise UserError(f"{folder} holds no {RESULTS}: not the folder of a finished run")
     return {
         name: np.asarray(value) if isinstance(value, list) else value
         for name, value in json.loads(path.read_text()).items()
@@ -29,54 +29,56 @@ def results(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def params(folder: str | os.PathLike[str], part: str = "params") -> Any:
-    """The params of the newest good checkpoint of a run, as nested dicts on one device.
+    """The params of a run's newest good checkpoint, as nested dicts on one device.
 
-    These are what the optimizer works on. By its name any other part of the state can be read, such
-    as `collections` (BatchNorm's statistics), or the average that a chain's second link keeps:
+    These are the params that the optimizer updates. `part` can name any other part of the state,
+    such as `collections` (BatchNorm's statistics), or the average in a chain's second link:
     `params(folder, "opt_state/1/ema")`.
 
     Raises:
-        UserError: no run is there, or no good checkpoint, or no such part.
+        UserError: there is no run, no good checkpoint or no such part.
     """
-    checkpoints = as_folder(folder) / CHECKPOINTS
+    checkpoints = folder_path(folder) / CHECKPOINTS
     if not checkpoints.is_dir():
-        raise UserError(f"{folder} holds no {CHECKPOINTS}: no run, or none that saved its state")
+        raise UserError(
+            f"{folder} holds no {CHECKPOINTS}: not the folder of a run that saved its state"
+        )
     return Checkpoints(checkpoints).read_latest(part)
 
 
 def check_version(config: Mapping[str, Any], folder: Any) -> None:
-    """Raise `UserError` for a run of version 0.1, whose names are others."""
+    """Raise `UserError` for a run of version 0.1, which used other names."""
     if config.get("jaxmodels", "0.1").startswith("0.1"):
         raise UserError(
             f"{folder} holds a run of jaxmodels 0.1. Params, options and metrics have other names "
-            f"since 0.2, so {jaxmodels.__version__} cannot continue or read it: use the version "
-            "that wrote it, or train anew in another folder"
+            f"since 0.2, so {jaxmodels.__version__} cannot resume or read it: use the version "
+            "that wrote it, or train again in another folder"
         )
 
 
 def write_json(path: Folder, content: Mapping[str, Any]) -> None:
-    """Write JSON atomically: a reader, or a kill, never meets half a file."""
-    write_text(path, json.dumps(plain(content), indent=2) + "\n")
+    """Write JSON atomically: a reader never sees half a file, nor does a kill leave one."""
+    write_text(path, json.dumps(to_json_types(content), indent=2) + "\n")
 
 
 def write_text(path: Folder, text: str) -> None:
-    """Write a text atomically."""
+    """Write a text file atomically."""
     new = partial_path(path)
     new.write_text(text, encoding="utf-8")
     new.replace(path)
 
 
 def partial_path(path: Folder) -> Folder:
-    """Where a file is written before it takes its place."""
+    """The temporary path that a file is written to before it is renamed."""
     return path.with_suffix(".tmp")
 
 
-def plain(value: Any) -> Any:
-    """The value in the types that JSON has."""
+def to_json_types(value: Any) -> Any:
+    """The value as dicts, lists, strings and numbers; anything else as its string."""
     if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
+        return {str(k): to_json_types(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
+        return [to_json_types(v) for v in value]
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     if isinstance(value, Path):

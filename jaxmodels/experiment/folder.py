@@ -1,4 +1,4 @@
-"""Opening a run's folder: new, or that of the same run begun before."""
+"""Opening a run's folder: a new one, or one to resume if it holds the same experiment."""
 
 import dataclasses
 import datetime
@@ -19,28 +19,28 @@ import jax
 
 import jaxmodels
 from jaxmodels.errors import UserError
-from jaxmodels.experiment.bucket import CHECKPOINTS, Folder, as_folder, check_rights, list_names
+from jaxmodels.experiment.bucket import CHECKPOINTS, Folder, check_access, folder_path, list_names
 from jaxmodels.experiment.experiment import Experiment
 from jaxmodels.experiment.files import (
     CONFIG,
     check_version,
     partial_path,
-    plain,
+    to_json_types,
     write_json,
     write_text,
 )
 from jaxmodels.experiment.options import Options
 from jaxmodels.experiment.start import provenance
-from jaxmodels.train.collective import from_first
+from jaxmodels.train.collective import run_on_process_0
 
 PACKAGES = "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"
 
-BINDING_OPTIONS = "seed", "precision", "accumulate"
-"""The options that change what is computed; a run goes on only with the same. (`on_nan` changes
-nothing before a loss that is not finite, and then skipping is the way to go on.)"""
+FIXED_OPTIONS = "seed", "precision", "accumulate"
+"""Options that change what is computed: they must be the same when a run is resumed. (`on_nan` may
+differ: skipping is how a run that diverged is resumed.)"""
 
 FREE_HYPERPARAMETERS = "data_dir", "steps"
-"""`data_dir` says where, not what; more `steps` is how a finished run is taken further."""
+"""Hyperparameters that may change on resuming: `data_dir`, and `steps` to train for longer."""
 
 
 def open_folder(
@@ -49,52 +49,52 @@ def open_folder(
     experiment: Experiment,
     options: Options,
 ) -> Folder:
-    """The folder of a new run, or of the one in `--out` if it is the same experiment's.
+    """Create the run's folder, or open `--out` to resume if it holds the same experiment.
 
     Raises:
-        UserError: `--out` is no folder, is not writable, or belongs to something else.
+        UserError: `--out` is not a folder, is not writable, or belongs to another run.
     """
     config = {
         "jaxmodels": jaxmodels.__version__,
         "experiment": make.__name__,
         "description": inspect.getdoc(inspect.getmodule(make)),
-        "published": plain(dataclasses.asdict(experiment.published))
+        "published": to_json_types(dataclasses.asdict(experiment.published))
         if experiment.published
         else {},
-        "hyperparameters": plain(hyperparameters),
-        "changed": plain(changed_hyperparameters(make, hyperparameters, experiment)),
+        "hyperparameters": to_json_types(hyperparameters),
+        "changed": to_json_types(changed_hyperparameters(make, hyperparameters, experiment)),
         "metrics": {k: dataclasses.asdict(kind) for k, kind in experiment.metric_types.items()},
         "steps": experiment.steps,
-        "start": plain(provenance(experiment.start)),
+        "start": to_json_types(provenance(experiment.start)),
         "trainable": experiment.trainable if isinstance(experiment.trainable, str) else None,
         "eval_params": getattr(experiment.eval_params, "__name__", None),
-        "options": plain(dataclasses.asdict(options)),
-        **_circumstances(),
+        "options": to_json_types(dataclasses.asdict(options)),
+        **_describe_environment(),
     }
 
-    def opened() -> str:
+    def open_on_disk() -> str:
         now = f"{datetime.datetime.now():%Y%m%d-%H%M%S}"
-        folder = as_folder(options.out or f"runs/{make.__name__}/{now}")
-        _make(folder)
-        there = _refuse_other(folder, config)
-        if there and (others := _other_versions(there, config)):
-            config["begun_with"] = others
-            print(_on_versions(others, config), file=sys.stderr)
+        folder = folder_path(options.out or f"runs/{make.__name__}/{now}")
+        _make_folder(folder)
+        previous = _load_config_of_same_run(folder, config)
+        if previous and (changed := _changed_versions(previous, config)):
+            config["started_with"] = changed
+            print(_version_warning(changed, config), file=sys.stderr)
         for name, content in experiment.files.items():
-            _keep(folder / name, content)
+            _write_or_compare(folder / name, content)
         write_json(folder / CONFIG, config)
         return str(folder)
 
-    # One process for all: their clocks differ, and so does what each would find in the folder.
-    return as_folder(from_first(opened))
+    # Only on process 0: clocks differ between processes, and so may what they find in the folder.
+    return folder_path(run_on_process_0(open_on_disk))
 
 
 def changed_hyperparameters(
     make: Callable[..., Experiment], hyperparameters: Mapping[str, Any], experiment: Experiment
 ) -> dict[str, tuple[Any, Any]]:
-    """The published and this run's value of each hyperparameter that is not the published one.
+    """(published value, this run's value) of each hyperparameter that differs from the publication.
 
-    Published are the defaults of `make`, and what `Published.setting` says instead of them.
+    Published values are the defaults of `make`, overridden by `Published.setting`.
     """
     setting = experiment.published.setting if experiment.published else {}
     defaults = {
@@ -117,114 +117,119 @@ def resume_command(folder: Folder) -> str:
     return shlex.join(["uv", "run", *arguments])
 
 
-def _make(folder: Folder) -> None:
+def _make_folder(folder: Folder) -> None:
     if not isinstance(folder, Path):
-        return check_rights(partial_path(folder / CONFIG))
+        return check_access(partial_path(folder / CONFIG))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
-        raise UserError(f"--out {folder} is a file; expected a folder, new or of a run") from None
+        raise UserError(
+            f"--out {folder} is a file; expected a new folder or that of a run"
+        ) from None
     except OSError as error:
-        raise UserError(f"--out {folder} cannot be made: {error.strerror}") from None
+        raise UserError(f"--out {folder} cannot be created: {error.strerror}") from None
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"--out {folder} is not writable; choose another folder or its rights")
+        raise UserError(
+            f"--out {folder} is not writable; choose another folder or change its rights"
+        )
 
 
-def _refuse_other(folder: Folder, config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The config of the same run, begun before; None if none was begun."""
+def _load_config_of_same_run(folder: Folder, config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The config of the run to resume; None if the folder is new or has no checkpoint yet."""
     path = folder / CONFIG
     if not path.exists():
         if list_names(folder) - {partial_path(path).name}:
             raise UserError(
-                f"--out {folder} is not empty and holds no {CONFIG}, so it is no run's folder; "
+                f"--out {folder} is not empty and holds no {CONFIG}: not the folder of a run; "
                 "choose a new one"
             )
         return None
     try:
-        there = json.loads(path.read_text())
-        differences = _differences(there, config)
+        previous = json.loads(path.read_text())
+        differences = _differences(previous, config)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(
-            f"{path} is not what a run writes; give the folder of a run, or a new one"
+            f"{path} is not a file that a run has written; give the folder of a run, or a new one"
         ) from None
-    check_version(there, f"--out {folder}")
-    if not _begun(folder):
+    check_version(previous, f"--out {folder}")
+    if not _has_checkpoints(folder):
         return None
     if differences:
         raise UserError(
             f"--out {folder} belongs to another run:\n" + "\n".join(differences) + "\n"
-            "Give the same values to go on with it, or another folder to start anew."
+            "Give the same values to resume it, or another --out for a new run."
         )
-    return there
+    return previous
 
 
-def _other_versions(there: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, str]:
-    """What the run was begun with, of those packages that are others now."""
-    begun = {**there.get("versions", {}), **there.get("begun_with", {})}
+def _changed_versions(previous: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, str]:
+    """Versions that the run was started with, of packages whose version is another now."""
+    started = {**previous.get("versions", {}), **previous.get("started_with", {})}
     now = config["versions"]
-    return {name: begun[name] for name in PACKAGES if begun.get(name, now[name]) != now[name]}
+    return {name: started[name] for name in PACKAGES if started.get(name, now[name]) != now[name]}
 
 
-def _on_versions(others: Mapping[str, str], config: Mapping[str, Any]) -> str:
-    changes = (f"{name} {old}, now {config['versions'][name]}" for name, old in others.items())
+def _version_warning(changed: Mapping[str, str], config: Mapping[str, Any]) -> str:
+    changes = (f"{name} {old}, now {config['versions'][name]}" for name, old in changed.items())
     return (
-        f"the run was begun with {'; '.join(changes)}: it goes on, but not bit for bit as if it "
-        "had never stopped"
+        f"the run was started with {'; '.join(changes)}: it resumes, but its results may differ in "
+        "rounding from those of an uninterrupted run"
     )
 
 
-def _keep(path: Folder, content: str) -> None:
-    """Write the file, or make sure that what the run began with is the same."""
-    if path.exists() and _begun(path.parent):
-        there = path.read_text(encoding="utf-8")
-        if there == content:
+def _write_or_compare(path: Folder, content: str) -> None:
+    """Write the file; when resuming, raise `UserError` unless it is the same already."""
+    if path.exists() and _has_checkpoints(path.parent):
+        previous = path.read_text(encoding="utf-8")
+        if previous == content:
             return
         raise UserError(
-            f"{path}, which the run was begun with, is not what the data make now: "
-            f"{_first_difference(there, content)}.\n"
-            "Give the data that it was begun with, or another --out to start anew."
+            f"{path} was written when the run started, but the data now give another one: "
+            f"{_first_difference(previous, content)}.\n"
+            "Give the data that the run was started with, or another --out for a new run."
         )
     write_text(path, content)
 
 
-def _first_difference(there: str, now: str) -> str:
-    """The token where two vocabularies differ, or the place where other texts do."""
-    # Imported here: most runs keep no vocabulary.
+def _first_difference(previous: str, now: str) -> str:
+    """The first token where two vocabularies differ, or character where two texts do."""
+    # Imported here: most runs have no vocabulary.
     from jaxmodels.data import text
 
     try:
-        vocabularies = text.vocabulary_from_json(there), text.vocabulary_from_json(now)
+        vocabularies = text.vocabulary_from_json(previous), text.vocabulary_from_json(now)
     except UserError:
-        pairs = enumerate(zip(there, now, strict=False))
-        equal = next((n for n, (a, b) in pairs if a != b), min(len(there), len(now)))
-        return f"at character {equal:,} {there[equal:][:40]!r} there, {now[equal:][:40]!r} now"
+        pairs = enumerate(zip(previous, now, strict=False))
+        equal = next((n for n, (a, b) in pairs if a != b), min(len(previous), len(now)))
+        return f"at character {equal:,} {previous[equal:][:40]!r} there, {now[equal:][:40]!r} now"
     return text.vocabulary_difference(*vocabularies)
 
 
-def _begun(folder: Folder) -> bool:
-    """Whether it has checkpoints: a run that failed before its first one is free to be changed."""
+def _has_checkpoints(folder: Folder) -> bool:
+    """Whether a run saved anything; one that failed before may be replaced by another."""
     return any((folder / CHECKPOINTS).glob("*"))
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    there, here = _binding(old), _binding(new)
+    before, now = _fixed_settings(old), _fixed_settings(new)
     return [
-        f"  {name}: {there.get(name, 'absent')!r} there, {here.get(name, 'absent')!r} now"
-        for name in sorted(there.keys() | here.keys())
-        if there.get(name, "absent") != here.get(name, "absent")
+        f"  {name}: {before.get(name, 'absent')!r} there, {now.get(name, 'absent')!r} now"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name, "absent") != now.get(name, "absent")
     ]
 
 
-def _binding(config: Mapping[str, Any]) -> dict[str, Any]:
+def _fixed_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that must be the same when the run is resumed."""
     hyperparameters = config["hyperparameters"].items()
     return {
         "experiment": config["experiment"],
         **{k: v for k, v in hyperparameters if k not in FREE_HYPERPARAMETERS},
-        **{k: config["options"].get(k) for k in BINDING_OPTIONS},
+        **{k: config["options"].get(k) for k in FIXED_OPTIONS},
     }
 
 
-def _circumstances() -> dict[str, Any]:
+def _describe_environment() -> dict[str, Any]:
     return {
         "command": shlex.join(sys.argv),
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
@@ -240,7 +245,7 @@ def _circumstances() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The git commit of the working directory, marked if there are changes; None outside of one."""
+    """The git commit of the working directory, with "-dirty" if changed; None outside of git."""
     try:
         command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

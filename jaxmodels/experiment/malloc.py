@@ -1,4 +1,4 @@
-"""The C library's heap, set so that a step's memory is there again in the next step."""
+"""glibc malloc settings that let a training step on CPU reuse the memory of the last one."""
 
 import ctypes
 import sys
@@ -7,16 +7,16 @@ import sys
 TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8
 
 ARENAS = 4
-"""Threads share these, so that none of them is ever empty, for an empty one is given back."""
+"""The number of arenas. Few, so that threads share them: an empty one is returned to the system."""
 
 
 def keep_freed_memory() -> None:
-    """Let memory that the process has freed stay with it, to be taken again.
+    """Keep freed memory in the process instead of returning it to the system.
 
-    As it starts, glibc gives a large block back to the system when it is freed. A step on a CPU
-    takes and frees all its intermediate values, so that the system has to find and clear the same
-    pages again in each step: up to a quarter of the time. What the process holds never shrinks
-    from here on. To be called before threads are started. Without glibc nothing happens.
+    By default glibc returns large blocks when they are freed. A step on a CPU allocates and frees
+    all its intermediate values, so the kernel clears the same pages in every step: up to a quarter
+    of the time. From here on the process never shrinks. Call it before threads start. Without
+    glibc it does nothing.
     """
     if sys.platform != "linux":
         return

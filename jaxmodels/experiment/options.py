@@ -17,58 +17,58 @@ class Options:
     """How to run the experiment: folder, devices, precision, intervals."""
 
     out: Annotated[str | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
-    """The run's folder, new or to resume; also gs://... (default: runs/NAME/DATE-TIME)."""
+    """Folder of the run, new or to resume; also gs://BUCKET/... (default: runs/NAME/DATE-TIME)."""
     start: Annotated[str | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
-    """Begin with the params of another run, in its folder."""
+    """Folder of another run whose trained params this run starts from."""
     evaluate: Annotated[bool, FlagCreatePairsOff] = False
-    """Train nothing: evaluate what the run begins with, and write the page."""
+    """Do not train: evaluate the initial or restored params and write the report."""
     seed: int = 0
-    """Of the initial params, the order of the data, and dropout."""
+    """Random seed of initial params, data order and dropout."""
     mesh: str = "data=-1"
-    """Devices by axis, such as data=4,fsdp=2; -1 stands for the rest."""
+    """Device mesh, such as data=4,fsdp=2; -1 takes all remaining devices."""
     precision: Literal["f32", "bf16"] = "f32"
-    """Dtype that the model computes in; params stay float32."""
+    """Dtype of computation (mixed precision with bf16); params stay float32."""
     remat: Literal["none", "dots", "full"] = "none"
-    """Activations computed again for the gradient: none, all but dense layers' results, all."""
+    """Rematerialisation (gradient checkpointing): none; all but matrix products; full."""
     accumulate: int = 1
-    """Gradient accumulation: parts that a batch is taken in, to save memory."""
+    """Gradient accumulation: number of parts that a batch is split into, to save memory."""
     steps_per_call: int = 1
-    """Steps per dispatch; more is faster for small models."""
+    """Training steps per jit call; more is faster for small models."""
     plan: Annotated[str | None, arg(metavar="TARGET", help_behavior_hint="")] = None
-    """Train nothing: compile for v5e:4x4, v5p:8x8x16, cpu:8, ..., and print memory and time."""
+    """Do not train: compile for devices such as v5e:4x4 or cpu:8, print memory and time."""
     on_nan: Literal["stop", "skip"] = "stop"
-    """At a loss that is not finite: stop the run, or skip that update."""
+    """If the loss is NaN or infinite: stop the run, or skip that update."""
     eval_every: _Interval = None
-    """Between evaluations (default: a tenth of the run)."""
+    """Steps between evaluations (default: a tenth of the run)."""
     save_every: _Interval = None
-    """Between checkpoints (default: a tenth of the run)."""
+    """Steps between checkpoints (default: a tenth of the run)."""
     log_every: _Interval = None
-    """Between lines of metrics.jsonl, which average them (default: a hundredth of the run)."""
+    """Steps averaged in a line of metrics.jsonl (default: a hundredth of the run)."""
     keep: int = 2
-    """Newest checkpoints that are kept, beside the best."""
+    """Number of newest checkpoints to keep, besides the best one."""
     price: Annotated[float | None, arg(metavar="AMOUNT", help_behavior_hint="")] = None
-    """Price of one device for an hour, to report the cost."""
+    """Price of one device per hour, to report the cost of the run."""
     compilation_cache: Annotated[str, arg(metavar="FOLDER")] = "auto"
-    """Cache of compiled programs; auto: in the user's cache folder, off: none."""
+    """Where to cache compiled programs; auto: in the user's cache folder; off: nowhere."""
     coordinator: Annotated[str | None, arg(metavar="HOST:PORT", help_behavior_hint="")] = None
-    """Address of process 0, where no cluster tells the processes of each other."""
+    """Address of process 0, for several processes where jax cannot detect the cluster."""
     processes: Annotated[int | None, arg(help_behavior_hint="")] = None
     """Number of processes."""
     process_id: Annotated[int | None, arg(help_behavior_hint="")] = None
-    """Number of this process, from 0."""
+    """Index of this process, from 0."""
 
     def __post_init__(self) -> None:
         for name in COUNTS:
             value = getattr(self, name)
             if value is not None and value < 1:
                 option = name.replace("_", "-")
-                raise UserError(f"--{option} is a positive number; got {value}")
+                raise UserError(f"--{option} must be positive; got {value}")
         if self.evaluate and self.plan is not None:
-            raise UserError("--evaluate and --plan exclude each other: a plan evaluates nothing")
+            raise UserError("--evaluate and --plan cannot be given together: a plan runs nothing")
         if self.price is not None and not 0 <= self.price < float("inf"):
-            raise UserError(f"--price is the amount for a device and hour; got {self.price}")
-        if not 0 <= self.seed < 2**32:  # jax.random.key sees no more of it
-            raise UserError(f"--seed is a number from 0 to 2**32 - 1; got {self.seed}")
+            raise UserError(f"--price must be an amount per device and hour; got {self.price}")
+        if not 0 <= self.seed < 2**32:  # jax.random.key reads 32 bits
+            raise UserError(f"--seed must be between 0 and 2**32 - 1; got {self.seed}")
 
     def interval(self, name: str, steps: int, parts: int) -> int:
         """The interval of that name in steps, by default a `parts`-th of the run."""

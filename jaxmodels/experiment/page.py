@@ -1,4 +1,4 @@
-"""The page of a run, and its last lines on the terminal."""
+"""`report.html` of a run, and the summary printed at its end."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -20,11 +20,11 @@ def write_page(
     experiment: Experiment,
     state: State,
     metrics: Mapping[str, Any],
-    shown: Sequence[report.Section],
+    own_sections: Sequence[report.Section],
     first_step: float | None,
     costs: report.Costs,
 ) -> Path:
-    """Write `report.html`; `shown` are the experiment's own sections."""
+    """Write `report.html`; `own_sections` are those of `Experiment.report`."""
     config = json.loads((folder / CONFIG).read_text())
     series = report.read_metrics(folder)
     per_step = experiment.train.batch_size
@@ -34,15 +34,15 @@ def write_page(
         else []
     )
     results = _results(experiment, metrics, config)
-    config.pop("metrics", None)  # units, which every value of the page has beside it
+    config.pop("metrics", None)  # units, which the page already writes beside each value
     title, _, subtitle = (config.pop("description", None) or "").partition("\n")
     sections = [
         report.comparison(results),
         report.curves(series, experiment.metric_types),
-        *shown,
+        *own_sections,
         *throughput,
         report.cost(costs),
-        report.parameters(_rows(state.params)),
+        report.parameters(_parameter_rows(state.params)),
         report.settings(config),
     ]
     return report.write_page(folder / PAGE, title.rstrip("."), subtitle.strip(), sections)
@@ -51,7 +51,7 @@ def write_page(
 def print_summary(
     experiment: Experiment, metrics: Mapping[str, Any], files: Path, folder: Folder
 ) -> None:
-    """Print the metrics beside the published ones, and where folder and page are."""
+    """Print the metrics beside the published ones, and the paths of folder and page."""
     results = _results(experiment, metrics, json.loads((files / CONFIG).read_text()))
     print(report.summary(results, str(folder), str(folder / PAGE), resume_command(folder)))
 
@@ -59,7 +59,7 @@ def print_summary(
 def _results(
     experiment: Experiment, metrics: Mapping[str, Any], config: Mapping[str, Any]
 ) -> report.Results:
-    """The metrics, and what a verdict on them depends on."""
+    """The metrics with what is needed to compare them with the published ones."""
     return report.Results(
         metrics=metrics,
         types=experiment.metric_types,
@@ -70,7 +70,7 @@ def _results(
     )
 
 
-def _rows(params: Any) -> list[tuple[str, tuple[int, ...], Any, int, str]]:
+def _parameter_rows(params: Any) -> list[tuple[str, tuple[int, ...], Any, int, str]]:
     return [
         (path, leaf.shape, leaf.dtype, leaf.size, _placement(leaf))
         for path, leaf in tree.named_leaves(params)

@@ -1,4 +1,4 @@
-"""`--plan`: what an experiment would take on devices that are not here."""
+"""`--plan`: ahead-of-time compilation of an experiment for devices that need not exist here."""
 
 import dataclasses
 import math
@@ -9,7 +9,7 @@ from typing import Any
 from jaxmodels import plan, report
 from jaxmodels.data import placeholders
 from jaxmodels.errors import UserError
-from jaxmodels.experiment.bucket import as_folder, mirrored
+from jaxmodels.experiment.bucket import folder_path, open_mirror
 from jaxmodels.experiment.experiment import Experiment
 from jaxmodels.experiment.files import write_json
 from jaxmodels.experiment.options import Options
@@ -20,63 +20,64 @@ from jaxmodels.typing import BATCH_AXES
 PAGE = "plan.html"
 
 REMAT = "none", "dots", "full"
-"""Of `--remat`, from the most memory to the least."""
+"""Values of `--remat`, from the most memory to the least."""
 
 
 def print_plan(
     make: Callable[..., Experiment], hyperparameters: Mapping[str, Any], options: Options
 ) -> None:
-    """Plan the experiment, print what was found, and write it as JSON and as a page."""
+    """Plan the experiment; print the plan, and write it as JSON and as a page."""
     assert options.plan is not None
     name = options.plan.replace(":", "-")
-    folder = as_folder(options.out or f"runs/{make.__name__}/plan-{name}")
+    folder = folder_path(options.out or f"runs/{make.__name__}/plan-{name}")
     target = plan.target(options.plan)
     with placeholders.with_placeholders():
         experiment = make(**hyperparameters)
-    made = plan_for(experiment, options, target)
-    print(report.plan_lines(made.to_json()))
+    base = plan_experiment(experiment, options, target)
+    print(report.plan_lines(base.to_json()))
     title, alternatives = f"{make.__name__} on {options.plan}", []
-    with mirrored(folder) as mirror:
-        _write(mirror.files, title, made, alternatives)
-        for change, other in tried(experiment, options, target, made):
-            told = {"error": str(other)} if isinstance(other, UserError) else other.to_json()
-            alternatives.append({"change": change, **told})
-            found = told.get("error") or report.plan_lines(told)
-            print(f"\nwith {report.change_as_options(change)}:\n{found}")
-            _write(mirror.files, title, made, alternatives)
+    with open_mirror(folder) as mirror:
+        _write(mirror.files, title, base, alternatives)
+        for change, other in find_alternatives(experiment, options, target, base):
+            fields = {"error": str(other)} if isinstance(other, UserError) else other.to_json()
+            alternatives.append({"change": change, **fields})
+            text = fields.get("error") or report.plan_lines(fields)
+            print(f"\nwith {report.change_as_options(change)}:\n{text}")
+            _write(mirror.files, title, base, alternatives)
     print(f"\npage  {folder / PAGE}")
 
 
-def _write(folder: Path, title: str, made: Plan, alternatives: list[dict[str, Any]]) -> None:
+def _write(folder: Path, title: str, base: Plan, alternatives: list[dict[str, Any]]) -> None:
     """The plan as JSON and as a page."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "plan.json", {**made.to_json(), "alternatives": alternatives})
-    told = "A plan: compiled ahead of time, run nowhere."
-    report.write_page(folder / PAGE, title, told, report.plan(made.to_json(), alternatives))
+    write_json(folder / "plan.json", {**base.to_json(), "alternatives": alternatives})
+    subtitle = "A plan: compiled ahead of time, not run."
+    report.write_page(folder / PAGE, title, subtitle, report.plan(base.to_json(), alternatives))
 
 
-def plan_for(experiment: Experiment, options: Options, target: Target) -> Plan:
-    """The plan of an experiment with these options."""
+def plan_experiment(experiment: Experiment, options: Options, target: Target) -> Plan:
+    """Compile one training step of the experiment for the target."""
     one = dataclasses.replace(options, steps_per_call=1)
     setup = set_up(experiment, one, target.devices)
     example = setup.experiment.train.example
     return plan.plan(setup.step, setup.abstract_state, example, setup.mesh, target)
 
 
-def tried(
-    experiment: Experiment, options: Options, target: Target, made: Plan
+def find_alternatives(
+    experiment: Experiment, options: Options, target: Target, base: Plan
 ) -> Iterator[tuple[Mapping[str, str], Plan | UserError]]:
-    """Where `made` does not fit, what may, until it does: changes, and the plan or what forbids it.
+    """If `base` does not fit into memory, change options until a plan does.
 
-    Each is on top of those before it that could be made.
+    Yields the changed options with their plan, or with the error that rules them out. Each change
+    is added to the possible ones before it.
     """
-    if made.fits is not False:
+    if base.fits is not False:
         return
     kept: dict[str, str] = {}
-    for name, value in _changes(experiment, options, made.mesh):
+    for name, value in _candidate_changes(experiment, options, base.mesh):
         change = {**kept, name: value}
         try:
-            outcome = plan_for(*_changed(experiment, options, change), target)
+            outcome = plan_experiment(*_apply_change(experiment, options, change), target)
         except UserError as error:
             yield change, error
             continue
@@ -86,10 +87,10 @@ def tried(
         kept = change
 
 
-def _changes(
+def _candidate_changes(
     experiment: Experiment, options: Options, mesh: Mapping[str, int]
 ) -> Iterator[tuple[str, str]]:
-    """More devices for the state, less kept for the gradient, a smaller batch."""
+    """Options that save memory: shard the state (fsdp), more remat, a smaller batch."""
     if mesh.get("data", 1) > 1:
         others = (f"{axis}={size}" for axis, size in mesh.items() if axis not in BATCH_AXES)
         yield "mesh", ",".join(("fsdp=-1", *others))
@@ -101,7 +102,7 @@ def _changes(
         yield "batch-size", str(size)
 
 
-def _changed(
+def _apply_change(
     experiment: Experiment, options: Options, change: Mapping[str, str]
 ) -> tuple[Experiment, Options]:
     size = int(change.get("batch-size", experiment.train.batch_size))

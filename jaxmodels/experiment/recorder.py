@@ -1,4 +1,4 @@
-"""Recording a run: training scalars, metrics, progress and cost."""
+"""Recorder of a run: training scalars, metrics, progress and cost."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -9,31 +9,31 @@ import jax
 import numpy as np
 
 from jaxmodels import report
-from jaxmodels.experiment.cost import Ledger, Spent
+from jaxmodels.experiment.cost import Usage, UsageTracker
 from jaxmodels.metric import Metric
 
 
 class Recorder:
-    """Means of the training scalars over windows of steps, metrics, and progress.
+    """Writes means of training scalars over windows of steps, metrics, progress and cost.
 
-    Only process 0 writes; on the others all of this does nothing. Leaving the context writes the
-    window that is open.
+    Only process 0 writes; on other processes every method does nothing. Leaving the context
+    writes the last, incomplete window.
     """
 
     def __init__(
         self, folder: Path, total: int, batch_size: int, every: int, devices: Iterable[Any]
     ) -> None:
-        """Windows end at the multiples of `every`; `total` and `batch_size` are for the bar.
+        """Windows end at multiples of `every`; `total` and `batch_size` are for the progress bar.
 
-        `devices` are those whose time is accounted for.
+        `devices` are those whose time counts as cost.
         """
         self.first_step: float | None = None
-        self._begun = time.perf_counter()
+        self._start_time = time.perf_counter()
         self._every = every
-        self._seen = 0
+        self._last_step = 0
         self._window: list[dict[str, float]] = []
         first = jax.process_index() == 0
-        self._ledger = Ledger(folder, list(devices)) if first else None
+        self._usage = UsageTracker(folder, list(devices)) if first else None
         self._log = report.Log(folder, total, per_step=batch_size) if first else None
 
     def __enter__(self) -> "Recorder":
@@ -46,15 +46,15 @@ class Recorder:
             with self._log:
                 self.end_window()
         if exception == (None, None, None):
-            # After an error, which a full disk may be, the last regular entry stands.
-            self.spent()
+            # Not after an error, which may be a full disk.
+            self.record_cost()
 
-    def spent(self) -> Spent | None:
-        """Record what the run has spent until now, and return it; None but on process 0."""
-        return self._ledger.enter() if self._ledger else None
+    def record_cost(self) -> Usage | None:
+        """Write what the run has used until now, and return it; None except on process 0."""
+        return self._usage.record() if self._usage else None
 
     def resume(self, step: int) -> None:
-        """Go on after `step`; what was written beyond it is dropped."""
+        """Continue after `step`; lines written beyond it are dropped."""
         if self._log:
             self._log.resume(step)
 
@@ -63,32 +63,36 @@ class Recorder:
         if self._log:
             self._log.message(text)
 
-    def scalars(self, n: int, scalars: dict[str, np.ndarray]) -> None:
-        """Take in the scalars of a call that ended with step n."""
+    def add_scalars(self, n: int, scalars: dict[str, np.ndarray]) -> None:
+        """Add the scalars of a jit call that ended with step n."""
         if self.first_step is None:
-            self.first_step = time.perf_counter() - self._begun
-        if not self._log or not self._ledger:
+            self.first_step = time.perf_counter() - self._start_time
+        if not self._log or not self._usage:
             return
-        self._ledger.tick()
+        self._usage.tick()
         self._log.progress(n, {name: values[-1] for name, values in scalars.items()})
         for i in range(steps := len(scalars["loss"])):
-            self._seen = n - steps + i + 1
+            self._last_step = n - steps + i + 1
             self._window.append({name: float(values[i]) for name, values in scalars.items()})
-            if self._seen % self._every == 0:
+            if self._last_step % self._every == 0:
                 self.end_window()
 
     def end_window(self) -> None:
-        """Write the means since the last window; at each checkpoint, where a restart would begin.
+        """Write the means since the last window; also called before each checkpoint.
 
-        Only what is finite counts: steps that were skipped are not in the mean.
+        Means are over finite values: skipped steps do not count.
         """
         if self._log and self._window:
             window, self._window = self._window, []
             means = {name: _mean_of_finite([step[name] for step in window]) for name in window[0]}
-            self._log.write(self._seen, {f"train/{name}": mean for name, mean in means.items()})
+            self._log.write(
+                self._last_step, {f"train/{name}": mean for name, mean in means.items()}
+            )
 
-    def metrics(self, n: int, metrics: Mapping[str, Any], types: Mapping[str, Metric]) -> None:
-        """Write down an evaluation's single numbers."""
+    def write_metrics(
+        self, n: int, metrics: Mapping[str, Any], types: Mapping[str, Metric]
+    ) -> None:
+        """Write and print the metrics of an evaluation that are single numbers."""
         single = {name: value for name, value in metrics.items() if np.ndim(value) == 0}
         written = (f"{k} {types.get(k, Metric()).format(v)}" for k, v in single.items())
         if self._log:

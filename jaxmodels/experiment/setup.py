@@ -1,4 +1,4 @@
-"""From an experiment and the options of a run to what is trained, before anything is written."""
+"""Setup of a run: mesh, configured experiment, shapes of the state and the jitted step."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -22,14 +22,14 @@ from jaxmodels.typing import Batch
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What is trained.
+    """A configured experiment, ready to train; nothing is written yet.
 
     Attributes:
-        experiment: configured by the options.
-        options: those that it was configured with.
-        mesh: the devices.
+        experiment: with the options applied.
+        options: of the run.
+        mesh: the device mesh.
         abstract_state: shapes, dtypes and shardings of the state.
-        step: under `jit`; of several steps a call if the options say so.
+        step: the jitted training step, of `options.steps_per_call` steps.
     """
 
     experiment: Experiment
@@ -42,17 +42,17 @@ class Setup:
 def set_up(experiment: Experiment, options: Options, devices: Sequence[Any] | None = None) -> Setup:
     """Configure the experiment and trace its step; `jit` keeps the trace for the first call.
 
-    On all devices, or those given.
+    `devices` defaults to all.
 
     Raises:
         UserError: mesh, batch, model and data do not fit together.
     """
-    mesh = check_mesh(experiment, options, devices)
+    mesh = make_mesh(experiment, options, devices)
     experiment = configure(experiment, options)
     parts = experiment.prepared_objective, experiment.optimizer, experiment.train.example
     state = abstract_state(*parts, mesh, experiment.placement, experiment.trainable)
     batch = sharding.abstract_batch(experiment.train.example, mesh)
-    step = plain_step(experiment, options)
+    step = uncompiled_step(experiment, options)
     if (count := options.steps_per_call) > 1:
         batch, step = stack_steps(batch, mesh, count), repeat(step)
     step = jit_step(step, state)
@@ -71,15 +71,15 @@ def stack_steps(batch: Batch, mesh: Mesh, count: int) -> dict[str, jax.ShapeDtyp
     return {name: stack(name, x) for name, x in batch.items()}
 
 
-def check_mesh(
+def make_mesh(
     experiment: Experiment, options: Options, devices: Sequence[Any] | None = None
 ) -> Mesh:
-    """The mesh of the options; raises `UserError` where it is none, or the batch does not fit."""
+    """The mesh of `options.mesh`; raises `UserError` if it or the batch size does not fit."""
     mesh = sharding.mesh(options.mesh, devices)
     batch_size, parts = experiment.train.batch_size, options.accumulate
     if batch_size % parts:
         raise UserError(
-            f"a batch of {batch_size} cannot be taken in {parts} equal parts; "
+            f"a batch of {batch_size} cannot be split into {parts} equal parts; "
             f"choose a batch size that is a multiple of {parts}, or another --accumulate"
         )
     sharding.local_rows(mesh, batch_size)
@@ -87,7 +87,7 @@ def check_mesh(
 
 
 def configure(experiment: Experiment, options: Options) -> Experiment:
-    """The experiment with the remat, precision, seed, start and accumulation of the options."""
+    """The experiment with remat, precision, seed, start and accumulation of the options applied."""
     policy = POLICIES[options.remat]
     if policy is not None:
         objective = map_model(experiment.objective, lambda model: remat(model, policy))
@@ -102,8 +102,8 @@ def configure(experiment: Experiment, options: Options) -> Experiment:
     return dataclasses.replace(experiment, train=experiment.train.reseed(options.seed), grad=grad)
 
 
-def plain_step(experiment: Experiment, options: Options) -> Update:
-    """One step of a configured experiment, not compiled."""
+def uncompiled_step(experiment: Experiment, options: Options) -> Update:
+    """The training step of a configured experiment, not compiled."""
     step = update(
         experiment.prepared_objective, experiment.optimizer, experiment.grad, experiment.trainable
     )

@@ -1,4 +1,4 @@
-"""Starting from trained params: those of another run."""
+"""Start training from params of another run (fine-tuning, transfer learning)."""
 
 import dataclasses
 import json
@@ -11,23 +11,22 @@ import jax
 
 from jaxmodels import tree
 from jaxmodels.errors import UserError
-from jaxmodels.experiment.bucket import CHECKPOINTS, as_folder
+from jaxmodels.experiment.bucket import CHECKPOINTS, folder_path
 from jaxmodels.experiment.files import CONFIG, check_version
 from jaxmodels.train import State
 from jaxmodels.train.checkpoint import Checkpoints
 from jaxmodels.typing import CARRY
 
 AVERAGED = "averaged"
-"""In a run's config: what was evaluated is the average that `optimizers.ema` keeps."""
-
+"""`eval_params` in the config of a run that evaluates the average of `optimizers.ema`."""
 
 Start = Callable[[State], State]
-"""What a run begins with in the place of initial params: a function `state -> state`.
+"""A function `state -> state` that replaces the initial params of a run.
 
 It is called with the initial state, placed on the mesh, and returns one of the same shapes. The
-optimizer's state is then made anew for its params, unless it was changed too. Its attribute
-`provenance`, a mapping of plain values that says where the params are from, goes into the run's
-config; without one, its name does.
+optimizer is then initialised again for the new params, unless its state was changed too. An
+attribute `provenance`, a mapping of plain values that tells where the params come from, is recorded
+in the run's config; without one, the function's name is.
 """
 
 
@@ -50,12 +49,12 @@ class FromRun:
         }
 
     def __call__(self, state: State) -> State:
-        """The state with the run's params and collections, each shard read where it goes."""
+        """The state with the run's params and collections; each device reads only its shards."""
         wanted = {"params": state.params, "collections": state.collections}
-        kept = self._kept([path for path, _ in tree.named_leaves(wanted)])
-        sources = self._sources()
+        kept = self._initial_leaves([path for path, _ in tree.named_leaves(wanted)])
+        source = self._source_path()
         read = {
-            path: (sources(path), leaf)
+            path: (source(path), leaf)
             for path, leaf in tree.named_leaves(wanted)
             if path not in kept
         }
@@ -63,19 +62,19 @@ class FromRun:
         merged = tree.map_named(lambda path, leaf: arrays.get(path, leaf), wanted)
         return dataclasses.replace(state, **merged)
 
-    def _kept(self, paths: list[str]) -> set[str]:
-        """The leaves that keep their initial values."""
+    def _initial_leaves(self, paths: list[str]) -> set[str]:
+        """Paths of leaves that keep their initial values."""
         kept = {path for path in paths if self.new and re.search(self.new, path)}
         if not self.new or kept:
-            # The recurrent state belongs to the rows of the other run's batches.
+            # Recurrent state belongs to the rows of the other run's batches.
             return kept | {path for path in paths if path.startswith(f"collections/{CARRY}/")}
         raise UserError(
             f"new={self.new!r} matches no leaf of this model; the leaves are "
             + ", ".join(paths[:20])
         )
 
-    def _sources(self) -> Any:
-        """From a leaf's path to its path in the run's checkpoint: the average, where it has one."""
+    def _source_path(self) -> Any:
+        """Map a leaf's path to its path in the checkpoint: to the average's if there is one."""
         if self._config.get("eval_params") != AVERAGED:
             return lambda path: path
         names = self._checkpoints.leaf_names()
@@ -89,60 +88,62 @@ class FromRun:
 
     @property
     def _config(self) -> dict[str, Any]:
-        path = as_folder(self.folder) / CONFIG
+        path = folder_path(self.folder) / CONFIG
         try:
             config = json.loads(path.read_text())
         except (FileNotFoundError, NotADirectoryError):
             raise UserError(
-                f"--start {self.folder}: no run is there (no {CONFIG}); expected another run's "
-                "folder"
+                f"--start {self.folder}: no run is there (no {CONFIG}); expected the folder of "
+                "another run"
             ) from None
         except ValueError:
-            raise UserError(f"{path} is not what a run writes; give the folder of a run") from None
+            raise UserError(
+                f"{path} is not a file that a run has written; give the folder of a run"
+            ) from None
         check_version(config, self.folder)
         return config
 
     @property
     def _checkpoints(self) -> Checkpoints:
-        folder = as_folder(self.folder) / CHECKPOINTS
+        folder = folder_path(self.folder) / CHECKPOINTS
         if not folder.is_dir():
             raise UserError(f"--start {self.folder} holds no {CHECKPOINTS}: it saved no state")
         return Checkpoints(folder)
 
 
 def from_run(folder: str | os.PathLike[str], new: str = "") -> FromRun:
-    """Start from another run: the params that its metrics were measured with.
+    """Start from the trained params of another run, those that its metrics were measured with.
 
-    That is the newest good checkpoint's average where the run evaluates one (`optimizers.ema`),
-    else its params; and its other collections. Leaves are found by path and must have the same
-    shapes.
+    These are from its newest good checkpoint: the average if the run evaluates one
+    (`optimizers.ema`), else the params; and the other collections. Leaves are matched by path and
+    must have the same shapes.
 
     Args:
-        folder: of the run, which must have saved a checkpoint.
-        new: a regular expression of the leaves that keep their initial values instead, such as
-            `"output"` for a head with other classes.
+        folder: the run's folder, with a checkpoint.
+        new: a regular expression for the paths of leaves that keep their initial values instead,
+            such as `"output"` for a head with other classes.
 
     Raises:
-        UserError: no run is there, or its leaves are others: they are named.
+        UserError: there is no run, or its leaves differ; the message names them.
     """
     return FromRun(os.fspath(folder), new)
 
 
 def provenance(start: Start | None) -> Any:
-    """What a run's config says of its start; None without one."""
+    """The record of a start in the run's config; None without one."""
     if start is None:
         return None
     named = getattr(start, "__qualname__", type(start).__qualname__)
     return getattr(start, "provenance", {"function": named})
 
 
-def started(state: State, start: Start, optimizer: Any, trained: Any) -> State:
-    """Apply `start`, check what it returns, and make the optimizer's state for its params.
+def apply_start(state: State, start: Start, optimizer: Any, trained: Any) -> State:
+    """Apply `start`, check its result, and initialise the optimizer for the new params.
 
-    `trained` picks the trainable params of all.
+    `trained` maps params to the trainable ones.
 
     Raises:
-        UserError: it changed a shape or dtype.
+        UserError: `start` changed a path, shape or dtype.
     """
     new = start(state)
     before, after = dict(tree.named_leaves(state)), dict(tree.named_leaves(new))
@@ -155,7 +156,9 @@ def started(state: State, start: Start, optimizer: Any, trained: Any) -> State:
     ]
     if wrong or before.keys() != after.keys():
         extra = [f"  {path}: not in this model" for path in after.keys() - before.keys()]
-        raise UserError("the start changed the state's form:\n" + "\n".join(wrong + extra))
+        raise UserError(
+            "`Experiment.start` changed the structure of the state:\n" + "\n".join(wrong + extra)
+        )
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     if new.opt_state is state.opt_state:
         make = jax.jit(lambda p: optimizer.init(trained(p)), out_shardings=shardings.opt_state)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxmodels import typing
 from jaxmodels.adapters import map_model
-from jaxmodels.terms import Aux, Term, loss_of, reported, sum_terms
+from jaxmodels.terms import Aux, Term, reported_means, sum_terms, total_loss
 from jaxmodels.typing import Array, Batch, Collections, Key, Model, Params, batch_fields
 
 Penalty = Callable[[Params], Array]
@@ -38,7 +38,7 @@ class Objective:
         penalties: of the params, added to the loss.
         prepare: changes each batch first, under `jit`, after the data's own preprocessing.
         coupled: why a row's loss depends on other rows (in-batch negatives), where it does: such a
-            batch cannot be taken in parts, and `grads.accumulate` and `per_device` refuse it.
+            batch cannot be split into parts, and `grads.accumulate` and `per_device` refuse it.
     """
 
     model: Model
@@ -80,7 +80,7 @@ class Objective:
         if self.penalties:
             terms["penalty"] = Term(sum((p(params) for p in self.penalties), jnp.float32(0)))
         sums = sum_terms(terms, step)
-        return loss_of(sums), Aux({**collections, **changed}, sums, reported(terms, sums))
+        return total_loss(sums), Aux({**collections, **changed}, sums, reported_means(terms, sums))
 
     def after(self, prepare: Prepare) -> "Prepared":
         """The objective of batches as they are stored, which `prepare` is applied to first."""

@@ -142,7 +142,7 @@ def plan(step: Any, state: Any, example: Mapping[str, Any], mesh: Mesh, target: 
         flops=counted.total,
         matmul_flops=counted.matmul,
         device_matmul_flops=None if compiled.device_matmul_flops is None else device_matmul_flops,
-        uncounted=counted.unknown + compiled.uncounted,
+        uncounted=counted.uncounted + compiled.uncounted,
         lower_bounds=_lower_bounds(
             device_matmul_flops, compiled.memory, compiled.collectives, target
         ),

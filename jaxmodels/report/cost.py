@@ -1,4 +1,4 @@
-"""What a run has cost: time of devices, operations, energy, money."""
+"""Cost of a run as a section of the page: device time, FLOPs, MFU, energy, money."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,23 +12,23 @@ PREFIXES = "", "k", "M", "G", "T", "P", "E", "Z", "Y", "R", "Q"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Costs:
-    """All that is said about it, as plain numbers.
+    """Everything that the section reports, as plain numbers.
 
     Attributes:
-        devices: how many, in this start.
-        kind: of these.
-        starts: how often the run was begun or gone on with.
+        devices: number of devices of this start.
+        kind: of the devices, as jax calls them.
+        starts: how often the run was started or resumed.
         device_seconds: seconds times devices, over all starts.
-        steps: that the run has got to; those that were lost and taken again count once.
-        operations: floating point operations of a step, on all devices together.
-        products: those of them in matrix products and convolutions.
-        unknown: what `operations` is too low for.
-        peak: operations per second of a device in dense bfloat16 products; None if not published.
-        joules: by counter.
-        absent: whose energy was not measured, and why.
-        metered: the device-seconds in which energy was measured.
-        processes: of which the first measured the energy of its machine.
-        price: of a device for an hour, in any currency.
+        steps: the last step; steps that were lost and repeated count once.
+        step_flops: floating point operations of a step, on all devices together.
+        step_matmul_flops: the part of them in matrix products and convolutions.
+        uncounted: operations that are missing in `step_flops`.
+        peak_flops: FLOP/s of a device in dense bfloat16 products; None if not published.
+        joules: energy by counter.
+        unmeasured: devices whose energy was not measured, and why.
+        metered: the device-seconds during which energy was measured.
+        processes: of the run; only process 0 measures the energy of its machine.
+        price: of a device per hour, in any currency.
     """
 
     devices: int
@@ -36,44 +36,44 @@ class Costs:
     starts: int
     device_seconds: float
     steps: int
-    operations: int
-    products: int
-    unknown: tuple[str, ...] = ()
-    peak: float | None = None
+    step_flops: int
+    step_matmul_flops: int
+    uncounted: tuple[str, ...] = ()
+    peak_flops: float | None = None
     joules: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    absent: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    unmeasured: Mapping[str, str] = dataclasses.field(default_factory=dict)
     metered: float = 0.0
     processes: int = 1
     price: float | None = None
 
 
 def cost(costs: Costs) -> Section:
-    """Show them."""
+    """The section that shows a run's costs."""
     note = (
-        "Device time is that of all devices together, from when the data were loaded: compilation, "
-        "evaluation and steps that were lost are in it. Operations are those of the training "
-        "steps, counted on their program; utilisation is their matrix products over what the "
-        "devices could have computed in that time (Chowdhery et al. 2022, appendix B, but with "
-        "what is rematerialised). Energy is that of whole chips, whoever used them."
+        "Device time is that of all devices together, with compilation, evaluation and lost steps, "
+        "but without the loading of data. FLOPs are those of the training steps, counted on their "
+        "program. Utilisation (MFU) is the FLOPs of matrix products over what the devices could "
+        "have computed in that time (Chowdhery et al. 2022, appendix B, but rematerialisation "
+        "counts). Energy is that of whole chips, including other processes."
     )
     return Section("Cost", facts(_rows(costs)) + f'<p class="note">{note}</p>')
 
 
 def cost_lines(costs: Costs) -> str:
-    """The same for the terminal, a line for each."""
+    """The costs as text for a terminal."""
     return "\n".join(f"{name}: {value}" for name, value in _rows(costs).items())
 
 
 def _rows(costs: Costs) -> dict[str, str]:
     rows = {
         "device time": _time(costs),
-        "operations": _operations(costs),
+        "FLOPs": _flops(costs),
         "utilisation": _utilisation(costs),
         "energy": _energy(costs),
     }
     if costs.price is not None:
         hours = costs.device_seconds / 3600
-        rows["cost"] = f"{costs.price * hours:,.2f}, at {costs.price:g} for a device and hour"
+        rows["cost"] = f"{costs.price * hours:,.2f}, at {costs.price:g} per device and hour"
     return rows
 
 
@@ -82,33 +82,33 @@ def _time(costs: Costs) -> str:
     return f"{seconds}, {costs.devices} x {costs.kind}, starts: {costs.starts}"
 
 
-def _operations(costs: Costs) -> str:
-    total = _scaled(costs.steps * costs.operations, "FLOP")
-    share = costs.products / costs.operations if costs.operations else 0.0
-    each = f"{costs.steps:,} steps of {_scaled(costs.operations, 'FLOP')}"
-    low = f"; too low, {'; '.join(costs.unknown)}" if costs.unknown else ""
+def _flops(costs: Costs) -> str:
+    total = _scaled(costs.steps * costs.step_flops, "FLOP")
+    share = costs.step_matmul_flops / costs.step_flops if costs.step_flops else 0.0
+    each = f"{costs.steps:,} steps of {_scaled(costs.step_flops, 'FLOP')}"
+    low = f"; too low ({'; '.join(costs.uncounted)})" if costs.uncounted else ""
     return f"{total}, {each}, {100 * share:.0f} % in matrix products{low}"
 
 
 def _utilisation(costs: Costs) -> str:
-    if costs.peak is None:
+    if costs.peak_flops is None:
         return f"unknown: no peak is published for {costs.kind}"
-    share = costs.steps * costs.products / (costs.device_seconds * costs.peak)
-    return f"{100 * share:.3g} % of {_scaled(costs.peak, 'FLOP/s')} a device in bfloat16"
+    share = costs.steps * costs.step_matmul_flops / (costs.device_seconds * costs.peak_flops)
+    return f"{100 * share:.3g} % of {_scaled(costs.peak_flops, 'FLOP/s')} a device in bfloat16"
 
 
 def _energy(costs: Costs) -> str:
-    reasons = "; ".join(f"{part}: {reason}" for part, reason in costs.absent.items())
-    absent = f"not measured ({reasons})" if reasons else "not measured"
+    reasons = "; ".join(f"{part}: {reason}" for part, reason in costs.unmeasured.items())
+    unmeasured = f"not measured ({reasons})" if reasons else "not measured"
     if not costs.joules:
-        return absent
+        return unmeasured
     total = sum(costs.joules.values())
     parts = ", ".join(f"{name} {_scaled(j, 'J')}" for name, j in costs.joules.items())
     part = costs.metered / costs.device_seconds
     partly = "" if part > 0.99 else f", measured in {100 * part:.0f} % of the time"
     where = f", of one machine of {costs.processes} processes" if costs.processes > 1 else ""
-    found = f"{_scaled(total, 'J')}, {total / 3.6e6:.3g} kWh ({parts}){partly}{where}"
-    return f"{found}; {absent}" if reasons else found
+    text = f"{_scaled(total, 'J')}, {total / 3.6e6:.3g} kWh ({parts}){partly}{where}"
+    return f"{text}; {unmeasured}" if reasons else text
 
 
 def _scaled(value: int | float, unit: str) -> str:

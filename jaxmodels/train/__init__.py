@@ -1,4 +1,4 @@
-"""The training state, the step, evaluation and the loop."""
+"""Training: state, step, loop, evaluation, checkpoints."""
 
 from jaxmodels.train.batch_stats import batch_stats_estimator
 from jaxmodels.train.evaluate import evaluate, evaluator
@@ -7,14 +7,14 @@ from jaxmodels.train.state import State, abstract_state, init
 from jaxmodels.train.step import (
     all_finite,
     compile_step,
-    healthy,
     jit_step,
     make_step,
     repeat,
     skip_nonfinite,
+    state_is_finite,
     update,
 )
-from jaxmodels.train.trainable import Trainable, trainable_params, with_frozen
+from jaxmodels.train.trainable import Trainable, merge_frozen, trainable_params
 
 __all__ = [
     "Action",
@@ -30,13 +30,13 @@ __all__ = [
     "evaluate",
     "evaluator",
     "fit",
-    "healthy",
     "init",
     "jit_step",
     "make_step",
+    "merge_frozen",
     "repeat",
     "skip_nonfinite",
+    "state_is_finite",
     "trainable_params",
     "update",
-    "with_frozen",
 ]

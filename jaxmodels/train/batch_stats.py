@@ -1,7 +1,7 @@
-"""BatchNorm's statistics of params that were not trained themselves, such as an average.
+"""BatchNorm statistics for averaged params (EMA, Polyak averaging).
 
-Running statistics belong to the params that they were gathered with. An average of params (EMA,
-Polyak) has others: Izmailov et al. 2018, "Averaging weights leads to wider optima and better
+Running statistics belong to the params that they were computed with. An average of params needs its
+own: Izmailov et al. 2018, "Averaging weights leads to wider optima and better
 generalization", section 3.2.
 """
 
@@ -17,19 +17,19 @@ from jaxmodels.typing import Batch, Collections, Objective, Params, TrainingData
 
 BATCH_STATS = "batch_stats"
 BATCHES = 50
-"""Batches whose statistics are averaged; fewer where an epoch has fewer."""
+"""Number of batches whose statistics are averaged; fewer if an epoch is shorter."""
 
 
 def batch_stats_estimator(
     objective: Objective, batches: TrainingData, mesh: Mesh
 ) -> Callable[[Params, Collections], Collections]:
-    """Make `(params, collections) -> collections` with the statistics that belong to the params.
+    """Make `(params, collections) -> collections` that estimates the params' BatchNorm statistics.
 
-    They are means over the first batches of `batches`, in training mode and in the order of seed 0:
-    a function of the params alone. `objective` takes batches as they are stored.
+    They are means over the first `BATCHES` batches in the order of seed 0, in training mode: a
+    function of the params alone. `objective` takes raw batches.
     """
     batches = batches.reseed(0)
-    one = jax.jit(lambda *args: _of_batch(objective, mesh, *args))
+    one = jax.jit(lambda *args: _batch_statistics(objective, mesh, *args))
     count = max(1, min(BATCHES, len(batches.split) // batches.batch_size))
 
     def estimate(params: Params, collections: Collections) -> Collections:
@@ -44,7 +44,7 @@ def batch_stats_estimator(
     return estimate
 
 
-def _of_batch(
+def _batch_statistics(
     objective: Objective,
     mesh: Mesh,
     params: Params,
@@ -52,11 +52,10 @@ def _of_batch(
     batch: Batch,
     n: Any,
 ) -> Any:
-    """The statistics of one batch, whatever the momentum m of each norm.
+    """The statistics of one batch, for any momentum m of each norm layer.
 
-    An update is m * old + (1 - m) * new: from its results for an old of 0 and of 1 follow m and the
-    new. The forward pass, which does not read the old, is computed once. What no update changes
-    stays.
+    An update is m * old + (1 - m) * new: from its results for old = 0 and old = 1 follow m and new.
+    XLA computes the forward pass once, since it does not read old. Unchanged statistics are kept.
     """
 
     def updated(old: float) -> Any:

@@ -1,7 +1,7 @@
-"""Checkpoints: saved in the background, verified before use.
+"""Checkpoints: saved in the background by Orbax, verified by checksums before use.
 
-Orbax writes and reads the arrays. It has no checksums, restores flipped bits without a word, and
-never turns to an earlier checkpoint: `step_folders` adds that. A step's folder is plain Orbax, so
+Orbax has no checksums, restores flipped bits silently, and never falls back to an earlier
+checkpoint: `checkpoint_folder` adds that. A step's folder is plain Orbax, so
 `orbax.checkpoint.v1.load` reads it without this package.
 """
 
@@ -18,43 +18,43 @@ import jax
 import numpy as np
 from etils import epath
 
-# Not later: it imports Pallas, after which jax compiles everything anew.
+# At the top: it imports Pallas, after which jax compiles everything again.
 from orbax.checkpoint import v1 as orbax
 
 from jaxmodels.errors import UserError
 from jaxmodels.train import leaves
-from jaxmodels.train.collective import from_first, raise_any
-from jaxmodels.train.step_folders import StepFolders
+from jaxmodels.train.checkpoint_folder import CheckpointFolder
+from jaxmodels.train.collective import raise_on_all, run_on_process_0
 
-_SHOWN = 20
+_MAX_LINES = 20
 
 
 class DamagedCheckpoints(UserError):
-    """Checkpoints are there, but none that can be used. Nothing was deleted."""
+    """There are checkpoints, but all are damaged. Nothing was deleted."""
 
 
 class StateDiffers(UserError):
-    """The checkpoint holds other leaves, shapes or dtypes than the state that it's meant for."""
+    """The checkpoint has other leaves, shapes or dtypes than the state to restore."""
 
 
 class SaveFailed(UserError):
-    """A checkpoint could not be written: a full disk, a missing right. Earlier ones are whole."""
+    """A checkpoint could not be written (disk full, no permission). Earlier ones are intact."""
 
 
 @dataclass(frozen=True)
 class Restored:
-    """A state from a checkpoint that was verified."""
+    """A state restored from a verified checkpoint."""
 
     step: int
     state: Any
     metrics: Mapping[str, float]
     metadata: Mapping[str, Any]
     rejected: list[str]
-    """Why newer checkpoints were passed over, a line for each reason."""
+    """Why newer checkpoints were skipped, one line per reason."""
 
 
 class Checkpoints:
-    """The checkpoints of one run in `folder`: the last `keep`, and the best by metric `best`.
+    """The checkpoints of one run in `folder`: keeps the last `keep`, and the best by metric `best`.
 
     With several processes the folder is shared, and all processes call every method. Leaving the
     context waits until everything is on disk.
@@ -67,26 +67,25 @@ class Checkpoints:
         best: str | None = None,
         minimize: bool = True,
     ) -> None:
-        """`folder` is a path, made if it isn't there, or an address such as `gs://bucket/run`."""
+        """`folder` is a path, created if missing, or an address such as `gs://bucket/run`."""
         if keep < 1:
-            raise UserError(f"keep: expected at least 1 checkpoint to keep, got {keep}")
-        logging.getLogger("absl").addFilter(_not_from_orbax)
-        self._folders = StepFolders(folder)
+            raise UserError(f"expected keep of at least 1 checkpoint, got {keep}")
+        logging.getLogger("absl").addFilter(_drop_orbax_records)
+        self._folder = CheckpointFolder(folder)
         self._keep, self._best, self._sign = keep, best, 1 if minimize else -1
         self._current: int | None = None
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[None] | None = None
 
     def __enter__(self) -> "Checkpoints":
-        """Nothing to open."""
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        """Wait; if an error is on its way already, a failed save becomes a note on it."""
-        failure = self._finished()
+        """Wait for the last save; if it failed and another error is raised, add a note to that."""
+        failure = self._wait_for_write()
         self._writer.shutdown()
         if error is None:
-            raise_any(failure)
+            raise_on_all(failure)
         elif failure is not None:
             error.add_note(str(failure))
 
@@ -97,79 +96,80 @@ class Checkpoints:
         metrics: Mapping[str, float] = {},
         metadata: Mapping[str, Any] = {},
     ) -> None:
-        """Copy `state` to the host and write it in the background; then it may be donated.
+        """Copy `state` to the host and write it in the background; afterwards it may be donated.
 
-        First waits for the save before, and raises `SaveFailed` if that went wrong. Does nothing
-        for a step that this object saved or restored last. `metadata` is what JSON can hold.
+        First waits for the previous save, and raises `SaveFailed` if that failed. Does nothing for
+        the step that was saved or restored last. `metadata` must be JSON.
         """
         self.wait()
         if step == self._current:
             return
         record = self._record(step, state, metrics, metadata)
-        from_first(lambda: self._folders.make_room(step))
+        run_on_process_0(lambda: self._folder.prepare_save(step))
         try:
-            response = _write(self._folders.path(step), leaves.stored(state))
+            response = _write(self._folder.path(step), leaves.to_stored(state))
         except Exception as error:
-            raise self._failure(step, error) from error
+            raise self._save_failed(step, error) from error
         self._current = step
         self._pending = self._writer.submit(self._complete, step, response, record)
 
     def wait(self) -> None:
-        """Until all is on disk, checksums too. Raises `SaveFailed` if something isn't."""
-        raise_any(self._finished())
+        """Wait until everything is on disk, with checksums; raises `SaveFailed` if that failed."""
+        raise_on_all(self._wait_for_write())
 
     def steps(self) -> list[int]:
-        """Steps with a completed checkpoint, ascending; not verified."""
-        return self._folders.steps()
+        """Steps with a complete checkpoint, ascending; not verified."""
+        return self._folder.steps()
 
     def restore_latest(self, like: Any) -> Restored | None:
-        """The newest checkpoint that is as it was written, or None if none was ever completed.
+        """Restore the newest undamaged checkpoint; None if there is no complete one.
 
-        `like` is the state as `ShapeDtypeStruct`s with the shardings wanted now. Damaged newer
-        checkpoints are moved aside (`300.damaged`), never deleted, once an older one is restored.
-        Raises `DamagedCheckpoints` if there are some but none is good, `StateDiffers` if the good
-        one is of another state.
+        `like` is the state as `ShapeDtypeStruct`s with the desired shardings. Damaged newer
+        checkpoints are renamed (`300.damaged`), never deleted, once an older one is restored.
+        Raises `DamagedCheckpoints` if all are damaged, `StateDiffers` if the good one holds
+        another state.
         """
         self.wait()
-        found = from_first(self._folders.newest_whole)
+        found = run_on_process_0(self._folder.find_newest_intact)
         if found["step"] is not None:
             restored = self._read(found["step"], like, found["reasons"])
-            from_first(lambda: [self._folders.move_aside(step) for step in found["newer"]])
+            run_on_process_0(lambda: [self._folder.move_aside(step) for step in found["newer"]])
             return restored
         if found["any"]:
-            raise self._damaged(found["reasons"])
+            raise self._damaged_error(found["reasons"])
         return None
 
     def restore(self, step: int, like: Any) -> Restored:
-        """The checkpoint of `step`, verified. `like` and errors are those of `restore_latest`."""
+        """Restore the checkpoint of `step`; `like` and errors are those of `restore_latest`."""
         self.wait()
-        steps = from_first(self.steps)
+        steps = run_on_process_0(self.steps)
         if step not in steps:
-            held = ", ".join(map(str, steps)) or "none"
-            raise UserError(f"no checkpoint of step {step} in {self._folders.folder}; held: {held}")
-        if reasons := from_first(lambda: self._folders.damage(step)):
-            raise self._damaged(reasons)
+            available = ", ".join(map(str, steps)) or "none"
+            raise UserError(
+                f"no checkpoint of step {step} in {self._folder.folder}; available: {available}"
+            )
+        if reasons := run_on_process_0(lambda: self._folder.find_damage(step)):
+            raise self._damaged_error(reasons)
         return self._read(step, like, [])
 
     def read_latest(self, part: str) -> Any:
         """A part of the newest good checkpoint, such as `params`, as nested dicts on one device.
 
-        Needs no description of the state, and changes nothing on disk. Warns of newer checkpoints
-        that are damaged; raises `DamagedCheckpoints` if none is good, `UserError` if there is none
-        or none of it is called `part`.
+        Needs no abstract state, and changes nothing on disk. Warns if newer checkpoints are
+        damaged; raises `DamagedCheckpoints` if none is good, `UserError` if there is no such part.
         """
-        step = self._newest()
-        like = leaves.part_like(self._folders.record(step)["leaves"], part)
-        arrays = _load(self._folders.path(step), leaves.stored_like(like), partial=True)
-        return leaves.at(leaves.restored(like, arrays), part)
+        step = self._find_newest()
+        like = leaves.abstract_part(self._folder.read_record(step)["leaves"], part)
+        arrays = _load(self._folder.path(step), leaves.abstract_stored(like), partial=True)
+        return leaves.get_part(leaves.from_stored(like, arrays), part)
 
     def newest_step(self) -> int:
         """The step of the newest good checkpoint; raises what `read_latest` raises."""
-        return self._newest()
+        return self._find_newest()
 
     def leaf_names(self) -> set[str]:
         """The paths of all leaves in the newest good checkpoint."""
-        return set(self._folders.record(self._newest())["leaves"])
+        return set(self._folder.read_record(self._find_newest())["leaves"])
 
     def read_leaves(self, wanted: Mapping[str, tuple[str, Any]]) -> dict[str, Any]:
         """Some leaves of the newest good checkpoint, each placed like a given array.
@@ -181,8 +181,8 @@ class Checkpoints:
         Raises:
             StateDiffers: a leaf is missing there, or has another shape or dtype; it names all.
         """
-        step = self._newest()
-        record = self._folders.record(step)["leaves"]
+        step = self._find_newest()
+        record = self._folder.read_record(step)["leaves"]
         like = {
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
             for name, leaf in wanted.values()
@@ -190,21 +190,25 @@ class Checkpoints:
         held = {name: (tuple(shape), dtype) for name, (shape, dtype) in record.items()}
         expected = {name: (tuple(leaf.shape), str(leaf.dtype)) for name, leaf in like.items()}
         held = {name: entry for name, entry in held.items() if name in expected}
-        path = self._folders.path(step)
+        path = self._folder.path(step)
         if lines := leaves.differences(expected, held):
-            raise StateDiffers(f"the checkpoint {path} is of another model:\n{_listed(lines)}")
+            raise StateDiffers(
+                f"the checkpoint {path} is of another model:\n{_format_lines(lines)}"
+            )
         nested = leaves.nest({tuple(name.split("/")): leaf for name, leaf in like.items()})
-        arrays = _load(path, leaves.stored_like(nested), partial=True)
-        read = leaves.restored(nested, arrays)
-        return {name: leaves.at(read, source) for name, (source, _) in wanted.items()}
+        arrays = _load(path, leaves.abstract_stored(nested), partial=True)
+        read = leaves.from_stored(nested, arrays)
+        return {name: leaves.get_part(read, source) for name, (source, _) in wanted.items()}
 
-    def _newest(self) -> int:
+    def _find_newest(self) -> int:
         self.wait()
-        found = self._folders.newest_whole()
+        found = self._folder.find_newest_intact()
         if found["step"] is None:
-            raise self._damaged(found["reasons"] or ["there is none"])
+            raise self._damaged_error(found["reasons"] or ["there is none"])
         if found["reasons"]:
-            warnings.warn(f"passed over:\n{_listed(found['reasons'])}", stacklevel=4)
+            warnings.warn(
+                f"skipped damaged checkpoints:\n{_format_lines(found['reasons'])}", stacklevel=4
+            )
         return found["step"]
 
     def _record(self, step: int, state: Any, metrics: Any, metadata: Any) -> dict[str, Any]:
@@ -213,7 +217,7 @@ class Checkpoints:
             raise UserError("the state to save holds no numbers")
         if self._best and metrics and self._best not in metrics:
             given = ", ".join(metrics)
-            raise UserError(f"the best checkpoint goes by {self._best}; step {step} has: {given}")
+            raise UserError(f"best={self._best!r} is not a metric of step {step}; it has: {given}")
         return {
             "step": step,
             "metrics": {name: float(value) for name, value in metrics.items()},
@@ -225,50 +229,52 @@ class Checkpoints:
         try:
             response.result()
             if jax.process_index() == 0:
-                self._folders.complete(step, record)
-                self._folders.prune(step, self._keep, self._best, self._sign)
+                self._folder.write_record(step, record)
+                self._folder.prune(step, self._keep, self._best, self._sign)
         except Exception as error:
-            raise self._failure(step, error) from error
+            raise self._save_failed(step, error) from error
 
-    def _failure(self, step: int, error: Exception) -> SaveFailed:
+    def _save_failed(self, step: int, error: Exception) -> SaveFailed:
         self._current = None
         if jax.process_index() == 0:
             # Some of Orbax's threads may still write there; the next save removes what stays.
-            with contextlib.suppress(Exception):  # A bucket's are no OSErrors.
-                self._folders.discard(step)
+            with contextlib.suppress(Exception):  # A bucket raises other errors than OSError.
+                self._folder.discard(step)
         steps = [good for good in self.steps() if good != step]
         last = f"the last good one is of step {steps[-1]}" if steps else "there is no earlier one"
         return SaveFailed(
-            f"the checkpoint of step {step} could not be written to {self._folders.folder} "
-            f"({self._folders.free()} free there); {last}.\nThe reason: {error}"
+            f"the checkpoint of step {step} could not be written to {self._folder.folder} "
+            f"({self._folder.format_free_space()} free there); {last}.\nThe reason: {error}"
         )
 
-    def _finished(self) -> BaseException | None:
+    def _wait_for_write(self) -> BaseException | None:
         failure = self._pending.exception() if self._pending else None
         self._pending = None
         return failure
 
     def _read(self, step: int, like: Any, rejected: list[str]) -> Restored:
-        record = self._folders.record(step)
+        record = self._folder.read_record(step)
         found = {name: (tuple(shape), dtype) for name, (shape, dtype) in record["leaves"].items()}
         if lines := leaves.differences(leaves.describe(like), found):
-            path = self._folders.path(step)
-            raise StateDiffers(f"the checkpoint {path} is of another state:\n{_listed(lines)}")
-        arrays = _load(self._folders.path(step), leaves.stored_like(like))
+            path = self._folder.path(step)
+            raise StateDiffers(
+                f"the checkpoint {path} is of another state:\n{_format_lines(lines)}"
+            )
+        arrays = _load(self._folder.path(step), leaves.abstract_stored(like))
         self._current = step
-        state = leaves.restored(like, arrays)
+        state = leaves.from_stored(like, arrays)
         return Restored(step, state, record["metrics"], record["metadata"], rejected)
 
-    def _damaged(self, reasons: list[str]) -> DamagedCheckpoints:
+    def _damaged_error(self, reasons: list[str]) -> DamagedCheckpoints:
         return DamagedCheckpoints(
-            f"no checkpoint in {self._folders.folder} is as it was written:\n{_listed(reasons)}\n"
-            "Nothing was deleted. Bring them back from a copy, or start again in a new folder."
+            f"every checkpoint in {self._folder.folder} is damaged:\n{_format_lines(reasons)}\n"
+            "Nothing was deleted. Restore them from a backup, or start again in a new folder."
         )
 
 
-def _listed(lines: list[str]) -> str:
-    more = [f"... and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
-    return "\n".join(f"  {line}" for line in [*lines[:_SHOWN], *more])
+def _format_lines(lines: list[str]) -> str:
+    more = [f"... and {len(lines) - _MAX_LINES} more"] if len(lines) > _MAX_LINES else []
+    return "\n".join(f"  {line}" for line in [*lines[:_MAX_LINES], *more])
 
 
 def _write(path: epath.Path, arrays: Any) -> Any:
@@ -283,15 +289,15 @@ def _load(path: epath.Path, like: Any, partial: bool = False) -> Any:
 
 def _orbax_options(partial: bool = False) -> orbax.Context:
     context = orbax.Context()
-    # Weights hardly compress (8 %), and trying makes writing three times as slow.
+    # Weights hardly compress (8 %), and compressing makes writing three times slower.
     context.array.saving.use_compression = False
-    # Sharing the writing of replicated arrays pays between hosts. Among the devices of one host it
-    # only cuts the arrays up, and the caller waits ten times as long.
+    # Splitting replicated arrays for writing pays between hosts. On one host the caller only waits
+    # ten times longer.
     context.array.saving.use_replica_parallel = jax.process_count() > 1
     context.pytree.loading.partial_load = partial
     return context
 
 
-def _not_from_orbax(record: logging.LogRecord) -> bool:
-    # It warns on the terminal of harmless things, and raises what matters.
+def _drop_orbax_records(record: logging.LogRecord) -> bool:
+    # Its warnings on the terminal are harmless; real problems raise.
     return f"{os.sep}orbax{os.sep}" not in record.pathname

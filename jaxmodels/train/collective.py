@@ -1,4 +1,7 @@
-"""What one process decides and all must know. Every function here is called by all processes."""
+"""Collective helpers for several processes: share results, errors and settings between hosts.
+
+Every function here must be called by all processes.
+"""
 
 import json
 from collections.abc import Callable, Mapping
@@ -13,8 +16,8 @@ from jaxmodels.errors import UserError
 T = TypeVar("T")
 
 
-def from_first(work: Callable[[], Any]) -> Any:
-    """The result (JSON) of `work`, done by process 0 alone; if it raises, all processes raise."""
+def run_on_process_0(work: Callable[[], Any]) -> Any:
+    """Run `work` on process 0 and return its result (JSON) on all; an error is raised on all."""
     if jax.process_count() == 1:
         return work()
     answer, error = {}, None
@@ -31,8 +34,8 @@ def from_first(work: Callable[[], Any]) -> Any:
     return answer["result"]
 
 
-def raise_any(error: BaseException | None) -> None:
-    """Raise `error`; without one of one's own, raise if any other process has one."""
+def raise_on_all(error: BaseException | None) -> None:
+    """Raise `error` if there is one here, else `UserError` if another process has one."""
     failed = error is not None
     if jax.process_count() > 1:
         failed = bool(np.any(multihost_utils.process_allgather(np.array(failed))))
@@ -42,32 +45,32 @@ def raise_any(error: BaseException | None) -> None:
         raise UserError("another process failed; its own message says why")
 
 
-def on_all(work: Callable[[], T]) -> T:
-    """The result of `work`, which each process does; if it raises on one, all processes raise."""
+def run_on_all(work: Callable[[], T]) -> T:
+    """Run `work` on every process; an error on one is raised on all."""
     try:
         result = work()
     except Exception as error:
-        raise_any(error)
+        raise_on_all(error)
         raise
-    raise_any(None)
+    raise_on_all(None)
     return result
 
 
-def check_same(facts: Mapping[str, str]) -> None:
+def check_processes_agree(facts: Mapping[str, str]) -> None:
     """Raise `UserError` on all processes if the facts of one differ from those of process 0."""
-    there = from_first(lambda: dict(facts))
+    first = run_on_process_0(lambda: dict(facts))
     different = [
-        f"  {name}: {there.get(name, 'absent')} there, {facts.get(name, 'absent')} here"
-        for name in sorted(there.keys() | facts.keys())
-        if there.get(name) != facts.get(name)
+        f"  {name}: {first.get(name, 'absent')} there, {facts.get(name, 'absent')} here"
+        for name in sorted(first.keys() | facts.keys())
+        if first.get(name) != facts.get(name)
     ]
     error = UserError(
-        f"process {jax.process_index()} does not agree with process 0, with which it is to train:\n"
+        f"process {jax.process_index()} has other settings or data than process 0:\n"
         + "\n".join(different)
         + "\n"
         "Start all with the same command, on the same data, with the same packages."
     )
-    raise_any(error if different else None)
+    raise_on_all(error if different else None)
 
 
 def _broadcast(answer: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Exact evaluation: every example once, on all devices of all hosts."""
+"""Exact evaluation on a whole split: every example counts once, on all devices of all hosts."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -19,8 +19,8 @@ from jaxmodels.sharding import (
 )
 from jaxmodels.typing import CARRY, Array, Batch, Collections, Evaluation, Params, batch_fields
 
-AHEAD = 2
-"""Batches under way while one is reduced, so that the device never waits for the host."""
+PREFETCH = 2
+"""Batches dispatched ahead, so that the device never waits for the host."""
 
 Evaluator = Callable[[Params, Collections], dict[str, Any]]
 
@@ -28,12 +28,12 @@ Evaluator = Callable[[Params, Collections], dict[str, Any]]
 def evaluate(
     evaluation: Evaluation, params: Params, collections: Collections, mesh: Mesh
 ) -> dict[str, Any]:
-    """The metrics of these variables, by name."""
+    """Compute the metrics of these variables by name."""
     return evaluator(evaluation, mesh)(params, collections)
 
 
 def evaluator(evaluation: Evaluation, mesh: Mesh) -> Evaluator:
-    """`evaluate` as a function that is compiled once and called many times."""
+    """A function `(params, collections) -> metrics` that is compiled once, for repeated use."""
     size = _round_up(evaluation.batch_size, batch_shards(mesh))
     rows = local_rows(mesh, size)
     step = _compiled_step(evaluation, mesh, size)
@@ -50,7 +50,7 @@ def evaluator(evaluation: Evaluation, mesh: Mesh) -> Evaluator:
 
     def run(params: Params, collections: Collections) -> dict[str, Any]:
         reduction, total = evaluation.reduction, None
-        for statistics, mask in _ahead(steps(params, collections)):
+        for statistics, mask in _prefetch(steps(params, collections)):
             total = reduction.zero(statistics) if total is None else total
             total = reduction.update(total, statistics, mask)
         return dict(evaluation.summary(reduction.result(total)))
@@ -63,11 +63,11 @@ def _compiled_step(evaluation: Evaluation, mesh: Mesh, size: int) -> Callable[..
 
     def step(params: Params, collections: Collections, batch: Batch, n: Any) -> Any:
         mask = batch["mask"]
-        batch = _prepared(evaluation, batch)
+        batch = _prepare(evaluation, batch)
         variables = {"params": params, **collections}
         with use_mesh(mesh):
             if evaluation.per_example_keys:
-                outputs, carry = _one_by_one(evaluation, variables, batch, n * size), {}
+                outputs, carry = _apply_per_example(evaluation, variables, batch, n * size), {}
             else:
                 outputs, carry = evaluation.model.apply(
                     variables,
@@ -80,8 +80,8 @@ def _compiled_step(evaluation: Evaluation, mesh: Mesh, size: int) -> Callable[..
     return jax.jit(step, out_shardings=placed)
 
 
-def _one_by_one(evaluation: Evaluation, variables: Any, batch: Batch, first: Any) -> Any:
-    """Outputs of examples that are each computed alone, with a key of its position."""
+def _apply_per_example(evaluation: Evaluation, variables: Any, batch: Batch, first: Any) -> Any:
+    """Apply the model to each example alone, with a PRNG key derived from its position."""
     inputs = batch_fields(batch, evaluation.inputs)
 
     def apply(position: Array, *inputs: Array) -> Any:
@@ -94,31 +94,31 @@ def _one_by_one(evaluation: Evaluation, variables: Any, batch: Batch, first: Any
     return jax.tree.map(lambda x: x.squeeze(1), outputs)
 
 
-def _prepared(evaluation: Evaluation, batch: Batch) -> Batch:
+def _prepare(evaluation: Evaluation, batch: Batch) -> Batch:
     batch = evaluation.split.preprocess(batch)
     return batch if evaluation.prepare is None else evaluation.prepare(batch)
 
 
 def _initial_carry(evaluation: Evaluation, batch: Batch, mesh: Mesh) -> Any:
-    """A carry of zeros for as many rows as the batch has."""
+    """A zero carry for the rows of the batch."""
 
     def init() -> Any:
-        inputs = batch_fields(_prepared(evaluation, batch), evaluation.inputs)
+        inputs = batch_fields(_prepare(evaluation, batch), evaluation.inputs)
         return evaluation.model.init(jax.random.key(0), *inputs)
 
     return jax.device_put(initial_carry(init), batch_sharding(mesh))
 
 
-def _ahead(steps: Iterator[Any]) -> Iterator[Any]:
-    """The steps' results, `AHEAD` of them begun before the first is waited for, and no more."""
-    begun: deque[Any] = deque()
+def _prefetch(steps: Iterator[Any]) -> Iterator[Any]:
+    """Yield the steps' results with at most `PREFETCH` further steps dispatched."""
+    pending: deque[Any] = deque()
     for result in steps:
-        begun.append(result)
-        if len(begun) > AHEAD:
-            yield jax.block_until_ready(begun.popleft())
-    yield from begun
+        pending.append(result)
+        if len(pending) > PREFETCH:
+            yield jax.block_until_ready(pending.popleft())
+    yield from pending
 
 
 def _round_up(batch_size: int, shards: int) -> int:
-    """The batch size as a multiple of what the mesh divides a batch into; padding is masked."""
+    """The batch size rounded up to a multiple of the number of shards; padding is masked."""
     return -(-batch_size // shards) * shards

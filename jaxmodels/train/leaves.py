@@ -1,8 +1,8 @@
-"""The leaves of a pytree by path, as a checkpoint holds them.
+"""Conversion of a state (a pytree) to the nested dicts of arrays in a checkpoint, and back.
 
-A checkpoint is nested dicts named by the path alone (`opt_state/0/mu/Dense_0/kernel`), so it does
-not depend on the classes of the state. Typed PRNG keys are held as their words, and arrays without
-elements are described but not stored, since Orbax refuses them.
+Leaves are named by their path (`opt_state/0/mu/Dense_0/kernel`), so a checkpoint does not depend on
+the classes of the state. Typed PRNG keys are stored as their key data; arrays without elements are
+only described in the record, since Orbax refuses them.
 """
 
 import functools
@@ -26,27 +26,27 @@ def describe(tree: Any) -> Shapes:
 
 
 def differences(expected: Shapes, found: Shapes) -> list[str]:
-    """A line for each leaf that isn't the same in both."""
+    """A line for each leaf that differs."""
     names = dict.fromkeys([*expected, *found])
     return [
-        f"{name}: expected {_shown(expected.get(name))}, found {_shown(found.get(name))}"
+        f"{name}: expected {_format(expected.get(name))}, found {_format(found.get(name))}"
         for name in names
         if expected.get(name) != found.get(name)
     ]
 
 
-def stored(tree: Any) -> dict[str, Any]:
-    """The arrays of `tree` that are stored, as nested dicts."""
-    return nest({path: _words(leaf) for path, leaf in _flat(tree) if math.prod(leaf.shape)})
+def to_stored(tree: Any) -> dict[str, Any]:
+    """The arrays of `tree` to store, as nested dicts."""
+    return nest({path: _key_data(leaf) for path, leaf in _flat(tree) if math.prod(leaf.shape)})
 
 
-def stored_like(like: Any) -> dict[str, Any]:
-    """What `stored` gives for a tree like `like`, as `ShapeDtypeStruct`s with shardings."""
+def abstract_stored(like: Any) -> dict[str, Any]:
+    """`to_stored` of an abstract tree: `ShapeDtypeStruct`s with shardings."""
     return nest({path: _abstract(leaf) for path, leaf in _flat(like) if math.prod(leaf.shape)})
 
 
-def part_like(shapes: Mapping[str, Any], part: str) -> Any:
-    """The leaves below `part`, from what `describe` found, as `ShapeDtypeStruct`s in nested dicts.
+def abstract_part(shapes: Mapping[str, Any], part: str) -> Any:
+    """The leaves below `part` as `ShapeDtypeStruct`s in nested dicts; `shapes` is from `describe`.
 
     Raises `UserError` if there are none.
     """
@@ -62,15 +62,15 @@ def part_like(shapes: Mapping[str, Any], part: str) -> Any:
     )
 
 
-def at(nested: Mapping[str, Any], part: str) -> Any:
-    """What `part`, such as `opt_state/0`, names in nested dicts."""
-    return _at(nested, tuple(part.split("/")))
+def get_part(nested: Mapping[str, Any], part: str) -> Any:
+    """The part of nested dicts at a path such as `opt_state/0`."""
+    return _get(nested, tuple(part.split("/")))
 
 
-def restored(like: Any, nested: Mapping[str, Any]) -> Any:
-    """A tree like `like` with the arrays of `nested`: the inverse of `stored`."""
+def from_stored(like: Any, nested: Mapping[str, Any]) -> Any:
+    """A tree like `like` with the arrays of `nested`: the inverse of `to_stored`."""
     leaves = [
-        _typed(leaf, _at(nested, path)) if math.prod(leaf.shape) else _empty(leaf)
+        _from_key_data(leaf, _get(nested, path)) if math.prod(leaf.shape) else _empty(leaf)
         for path, leaf in _flat(like)
     ]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
@@ -86,7 +86,7 @@ def _path(keys: tuple[Any, ...]) -> Path:
 
 
 def _array(leaf: Any) -> Any:
-    # Python's and numpy's numbers become what jax makes of them; copied, since saving reads later.
+    # Copies numpy arrays, since they are written later, in the background.
     return leaf if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct) else jnp.array(leaf)
 
 
@@ -101,7 +101,7 @@ def nest(flat: Mapping[Path, Any]) -> dict[str, Any]:
     return nested
 
 
-def _at(nested: Mapping[str, Any], path: Path) -> Any:
+def _get(nested: Mapping[str, Any], path: Path) -> Any:
     value: Any = nested
     for name in path:
         value = value[name]
@@ -112,9 +112,9 @@ def _is_key(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _words(leaf: Any) -> Any:
-    # Orbax stores typed keys too, but gives a single key back with the sharding P(None,) in place
-    # of P(), for which a step would be compiled again.
+def _key_data(leaf: Any) -> Any:
+    # Orbax can store typed keys, but restores a scalar key with sharding P(None,) instead of P(),
+    # for which the step would be compiled again.
     return jax.random.key_data(leaf) if _is_key(leaf) else leaf
 
 
@@ -127,16 +127,16 @@ def _sharding(leaf: Any) -> jax.sharding.Sharding:
     return leaf.sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
 
-def _typed(like: Any, words: jax.Array) -> jax.Array:
+def _from_key_data(like: Any, words: jax.Array) -> jax.Array:
     if not _is_key(like):
         return words
-    # Inside jit, so that it is in all respects what a step gives: see `_words`.
+    # Under jit, so that the result has the sharding that a step returns: see `_key_data`.
     wrap = functools.partial(jax.random.wrap_key_data, impl=_implementation(like))
     return jax.jit(wrap, out_shardings=_sharding(like))(words)
 
 
 def _implementation(like: Any) -> Any:
-    # `key_impl` takes no ShapeDtypeStruct, but it does take what is traced from one.
+    # `key_impl` rejects a ShapeDtypeStruct, but accepts a tracer of one.
     found = []
     jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), like)
     return found[0]
@@ -147,5 +147,5 @@ def _empty(like: Any) -> jax.Array:
     return make()
 
 
-def _shown(entry: Any) -> str:
+def _format(entry: Any) -> str:
     return "nothing" if entry is None else f"{entry[1]}{list(entry[0])}"

@@ -1,4 +1,4 @@
-"""The loop: steps dispatched ahead, figures fetched late, actions at their intervals."""
+"""The training loop: asynchronous dispatch, delayed fetching of scalars, periodic actions."""
 
 import collections
 import dataclasses
@@ -14,8 +14,8 @@ from jaxmodels.train.state import State
 from jaxmodels.train.step import Update
 from jaxmodels.typing import Batch, Scalars
 
-LATE = 2
-"""Calls whose figures are not yet asked for: the host works ahead while the device computes."""
+MAX_PENDING = 2
+"""Calls whose scalars are not fetched yet, so that the host runs ahead of the device."""
 
 OnScalars = Callable[[int, dict[str, np.ndarray]], None]
 
@@ -33,15 +33,15 @@ class Action:
 
 
 class Diverged(ArithmeticError):
-    """A loss, or what the update made of the state, is NaN or infinite.
+    """The loss or the updated state is NaN or infinite.
 
     Attributes:
-        step: the first that is not finite.
-        last: the last step with a finite loss before it, and that loss, where known.
+        step: the first step that is not finite.
+        last: the last step with a finite loss, and that loss, if known.
     """
 
     def __init__(self, message: str, step: int, last: tuple[int, float] | None = None) -> None:
-        """`message` is for the user."""
+        """`message` is shown to the user."""
         super().__init__(message)
         self.step, self.last = step, last
 
@@ -55,21 +55,21 @@ def fit(
     per_call: int | None = None,
     on_scalars: OnScalars = lambda n, scalars: None,
     actions: Sequence[Action] = (),
-    stopping: Callable[[int], bool] = lambda n: False,
+    should_stop: Callable[[int], bool] = lambda n: False,
 ) -> State:
-    """The state after `stop` steps, or at the step after which `stopping(n)` is true.
+    """Train until step `stop`, or until `should_stop(n)` is true after a step; return the state.
 
     Args:
-        state: where to begin, at any step number; donated.
-        step: as made by `make_step`; of `per_call` steps if that is given.
-        batches: by step number.
-        mesh: where batches go.
-        stop: the number of steps that the state has taken at the end.
-        per_call: how many steps a call of `step` takes, for a step made by `repeat`.
-        on_scalars: called with n and arrays (steps of the call,), in order, up to `LATE` calls
-            late; before an action is due it has seen every step.
-        actions: run between steps.
-        stopping: asked after every call.
+        state: the initial state, at any step number; donated.
+        step: from `make_step`, or of several steps a call (`repeat`).
+        batches: batches by step number.
+        mesh: devices that batches are placed on.
+        stop: the last step number.
+        per_call: steps per call of `step`, for a step made by `repeat`.
+        on_scalars: called with n and arrays (steps of the call,), in order, up to `MAX_PENDING`
+            calls late; all are delivered before an action runs.
+        actions: called between steps at their intervals.
+        should_stop: called after every call of `step`.
     """
     pending: collections.deque[tuple[int, Scalars]] = collections.deque()
 
@@ -81,13 +81,13 @@ def fit(
     for before, n, batch in _numbered(batches, mesh, int(state.step), stop, per_call):
         state, scalars = step(state, batch)
         pending.append((n, scalars))
-        fetch(LATE)
+        fetch(MAX_PENDING)
         due = [action for action in actions if action.due(before, n, stop)]
         if due:
             fetch(0)
         for action in due:
             action.act(n, state)
-        if stopping(n):
+        if should_stop(n):
             break
     fetch(0)
     return state

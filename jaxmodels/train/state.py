@@ -17,9 +17,9 @@ from jaxmodels.typing import Key, Objective, Params
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class State:
-    """All that a run is at a step number; a checkpoint holds this and nothing else.
+    """The complete state of a training run; what a checkpoint contains.
 
-    Leaves are arrays, or, as in any pytree of this form, their shapes or shardings.
+    Leaves are arrays, or their shapes or shardings.
     """
 
     step: Any
@@ -27,9 +27,9 @@ class State:
     collections: Any
     opt_state: Any
     key: Any
-    """Step n draws from `fold_in(key, n)`."""
+    """Step n uses the key `fold_in(key, n)`."""
     skipped: Any
-    """How many updates `skip_nonfinite` has left out."""
+    """Number of updates skipped by `skip_nonfinite`."""
 
 
 def init(
@@ -41,16 +41,16 @@ def init(
     rule: Rule = fsdp,
     trainable: Trainable | None = None,
 ) -> State:
-    """The state at step 0, made in place on the mesh: no device ever holds the whole of it.
+    """Initialise the state at step 0, sharded over the mesh: no device ever holds all of it.
 
     Args:
-        key: makes the params, and is the source of all randomness of the steps.
-        objective: has `init(key, batch)`.
+        key: PRNG key of the params and of all steps.
+        objective: its `init(key, batch)` makes params and collections.
         optimizer: its state is placed by the same rule as the params.
-        example: a batch's shapes and dtypes; values are not read.
-        mesh: the devices.
+        example: shapes and dtypes of a batch.
+        mesh: the device mesh.
         rule: `(path, leaf, mesh) -> PartitionSpec`; see `sharding.rules`.
-        trainable: which params the optimizer has state for; all if absent.
+        trainable: the params with optimizer state; all if absent.
     """
     make = _state_maker(objective, optimizer, example, trainable)
     return jax.jit(make, out_shardings=sharding_tree(jax.eval_shape(make, key), mesh, rule))(key)
@@ -64,7 +64,7 @@ def abstract_state(
     rule: Rule = fsdp,
     trainable: Trainable | None = None,
 ) -> State:
-    """The shapes, dtypes and shardings of `init`'s state; nothing is computed."""
+    """Shapes, dtypes and shardings of the state that `init` returns; nothing is computed."""
     make = _state_maker(objective, optimizer, example, trainable)
     shapes = jax.eval_shape(make, jax.random.key(0))
     return jax.tree.map(

@@ -1,4 +1,4 @@
-"""The training step and its variations, all functions of (state, batch)."""
+"""The training step: update, skipping of non-finite updates, several steps per call, jit."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from jaxmodels.grads import Grad
 from jaxmodels.sharding.mesh import use_mesh
 from jaxmodels.sharding.rules import current_shardings
 from jaxmodels.train.state import State
-from jaxmodels.train.trainable import OfTrainable, Trainable, trainable_params, with_frozen
+from jaxmodels.train.trainable import Trainable, TrainableObjective, merge_frozen, trainable_params
 from jaxmodels.typing import Array, Batch, Scalars
 
 Update = Callable[[State, Batch], tuple[State, Scalars]]
@@ -24,19 +24,19 @@ def update(
     grad: Grad = jax.value_and_grad,
     trainable: Trainable | None = None,
 ) -> Update:
-    """The step as a plain function, to be composed and compiled.
+    """The training step as a pure function `(state, batch) -> (state, scalars)`, not compiled.
 
     Args:
         objective: `(params, collections, batch, key, step) -> (loss, Aux)`.
-        optimizer: makes the update from the gradients.
-        grad: anything with the interface of `jax.value_and_grad`, such as `grads.accumulate(4)`.
-        trainable: which params have gradients and are updated; all if absent.
+        optimizer: an optax transformation.
+        grad: a function with the interface of `jax.value_and_grad`, such as `grads.accumulate(4)`.
+        trainable: the params that are updated; all if absent.
     """
 
     def step(state: State, batch: Batch) -> tuple[State, Scalars]:
         key = jax.random.fold_in(state.key, state.step)
         trained = trainable_params(state.params, trainable)
-        fn = objective if trainable is None else OfTrainable(objective, state.params)
+        fn = objective if trainable is None else TrainableObjective(objective, state.params)
         (loss, aux), gradient = grad(fn, has_aux=True)(
             trained, state.collections, batch, key, state.step
         )
@@ -44,7 +44,7 @@ def update(
         new = dataclasses.replace(
             state,
             step=state.step + 1,
-            params=with_frozen(optax.apply_updates(trained, updates), state.params),
+            params=merge_frozen(optax.apply_updates(trained, updates), state.params),
             collections=aux.collections,
             opt_state=opt_state,
         )
@@ -54,11 +54,11 @@ def update(
 
 
 def skip_nonfinite(step: Update) -> Update:
-    """Where the loss or the new state is not finite, only step number and `skipped` change."""
+    """Skip updates whose loss or new state is not finite: only `step` and `skipped` change."""
 
     def guarded(state: State, batch: Batch) -> tuple[State, Scalars]:
         new, scalars = step(state, batch)
-        good = jnp.isfinite(scalars["loss"]) & healthy(new)
+        good = jnp.isfinite(scalars["loss"]) & state_is_finite(new)
         kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state)
         skipped = state.skipped + jnp.where(good, 0, 1)
         return dataclasses.replace(kept, step=new.step, skipped=skipped), scalars
@@ -67,15 +67,15 @@ def skip_nonfinite(step: Update) -> Update:
 
 
 def repeat(step: Update) -> Update:
-    """Several steps in one call: batches and scalars have a leading axis of steps.
+    """Several steps in one call (`lax.scan`); batches and scalars have a leading axis of steps.
 
-    Small models are bound by the dispatch of a step, about 0.3 ms, which this divides.
+    Small models are bound by the dispatch of a call, about 0.3 ms.
     """
     return lambda state, batches: jax.lax.scan(step, state, batches)
 
 
 def compile_step(step: Update) -> Update:
-    """`step` under `jit`: the state is donated and keeps its placement."""
+    """Jit the step at its first call: the state is donated and keeps its sharding."""
     compiled = None
 
     def call(state: State, batch: Batch) -> tuple[State, Scalars]:
@@ -88,12 +88,12 @@ def compile_step(step: Update) -> Update:
 
 
 def jit_step(step: Update, state: State) -> Any:
-    """`step` under `jit` for states placed like this one, of arrays or of their shapes."""
+    """Jit the step for states sharded like this one, which may be abstract."""
     mesh = getattr(jax.tree.leaves(state)[0].sharding, "mesh", None)
 
     def training_step(state: State, batch: Batch) -> tuple[State, Scalars]:
         with use_mesh(mesh):
-            return step(state, batch)  # the name is what profiles and compilation logs show
+            return step(state, batch)  # profiles and compilation logs show the name
 
     # Pinned: XLA is free to choose other output shardings, and the second step would compile again.
     placed = current_shardings(state), None
@@ -113,16 +113,16 @@ def make_step(
     return compile_step(update(objective, optimizer, grad, trainable))
 
 
-def healthy(state: State) -> Array:
-    """Whether params and collections are finite, and the optimizer's state holds no NaN.
+def state_is_finite(state: State) -> Array:
+    """Whether params and collections are finite and the optimizer state has no NaN.
 
-    Infinities there can be meant, such as the best loss so far of a schedule that waits for one.
+    An optimizer state may hold infinities on purpose, such as the best loss so far.
     """
     return all_finite((state.params, state.collections)) & ~_any(jnp.isnan, state.opt_state)
 
 
 def all_finite(tree: Any) -> Array:
-    """Whether every scalar in every leaf is finite."""
+    """Whether every value in every leaf is finite."""
     return ~_any(lambda leaf: ~jnp.isfinite(leaf), tree)
 
 

@@ -1,6 +1,6 @@
-"""Training a part of the params: which, by path; the others are frozen.
+"""Freezing params: choose the trainable ones by path.
 
-Gradients and optimizer state exist only for the trainable params: elsewhere their trees hold None.
+Gradients and optimizer state exist only for trainable params; their trees have None elsewhere.
 """
 
 import dataclasses
@@ -19,10 +19,10 @@ Trainable = str | Callable[[str], bool]
 
 
 def trainable_params(params: Params, trainable: Trainable | None) -> Params:
-    """The params with None in the place of those that are frozen.
+    """The params with None in place of frozen ones.
 
     Raises:
-        UserError: none is left.
+        UserError: no param is trainable.
     """
     if trainable is None:
         return params
@@ -39,16 +39,16 @@ def trainable_params(params: Params, trainable: Trainable | None) -> Params:
     return chosen
 
 
-def with_frozen(trained: Params, params: Params) -> Params:
-    """The params, with those that are trained in their places."""
+def merge_frozen(trained: Params, params: Params) -> Params:
+    """All params: the trained ones, and the frozen ones from `params`."""
     return jax.tree.map(
         lambda new, old: old if new is None else new, trained, params, is_leaf=lambda x: x is None
     )
 
 
 @dataclasses.dataclass(frozen=True)
-class OfTrainable:
-    """An objective as a function of the trainable params alone."""
+class TrainableObjective:
+    """An objective as a function of only the trainable params."""
 
     objective: Callable[..., Any]
     params: Params
@@ -56,10 +56,9 @@ class OfTrainable:
     def __call__(
         self, trained: Params, collections: Collections, batch: Batch, key: Key, step: Any = 0
     ) -> tuple[Array, Any]:
-        """The loss of the whole set of params."""
-        return self.objective(with_frozen(trained, self.params), collections, batch, key, step)
+        return self.objective(merge_frozen(trained, self.params), collections, batch, key, step)
 
     @property
     def coupled(self) -> str:
-        """Why rows depend on each other, where they do; see `objectives.Objective`."""
+        """Why rows depend on each other, if they do; see `objectives.Objective`."""
         return getattr(self.objective, "coupled", "")

@@ -1,8 +1,8 @@
-"""The files of a run's checkpoints: which steps are there, which are whole, which may go.
+"""The folder of a run's checkpoints on disk: list, verify, rename damaged ones, delete old ones.
 
-For step 300, `300/` is what Orbax wrote, and `300.json` is the record: sizes and checksums of those
-files, shapes, metrics, metadata. The record is written last and deleted first, so a step without
-one was never completed. Only process 0 calls what changes files.
+For step 300, Orbax writes `300/`, and `300.json` is our record: sizes and checksums of those files,
+shapes, metrics, metadata. The record is written last and deleted first, so a step without a record
+is incomplete. Only process 0 calls the methods that change files.
 """
 
 import os
@@ -17,17 +17,17 @@ from etils import epath
 from jaxmodels.errors import UserError
 from jaxmodels.train import checksums
 
-_LEFT_BY_A_KILL = re.compile(r"(\d+)(\.orbax-checkpoint-tmp.*|\.json\.partial)?")
+_UNFINISHED = re.compile(r"(\d+)(\.orbax-checkpoint-tmp.*|\.json\.partial)?")
 
 
-class StepFolders:
-    """The checkpoints in `folder`, which is made if it isn't there."""
+class CheckpointFolder:
+    """The checkpoints in `folder`, which is created if missing."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         """`folder` is a path or an address such as `gs://bucket/run`."""
         self.folder = _absolute(folder)
         if _in_bucket(self.folder):
-            return  # There folders are but parts of names; asked for one, gcsfs makes a bucket.
+            return  # A bucket has no folders; mkdir in gcsfs would create a bucket.
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -35,7 +35,7 @@ class StepFolders:
             raise UserError(reason) from None
 
     def path(self, step: int) -> epath.Path:
-        """Where Orbax writes `step`."""
+        """The folder that Orbax writes for `step`."""
         return self.folder / str(step)
 
     def steps(self) -> list[int]:
@@ -43,43 +43,43 @@ class StepFolders:
         names = self._names()
         return sorted(int(name) for name in names if name.isdigit() and f"{name}.json" in names)
 
-    def record(self, step: int) -> dict[str, Any]:
-        """The record of `step`; raises `checksums.BrokenError` if it isn't what was written."""
-        return checksums.read_sealed(self._record_path(step))
+    def read_record(self, step: int) -> dict[str, Any]:
+        """The record of `step`; raises `checksums.CorruptFileError` if it is missing or damaged."""
+        return checksums.read_checksummed_json(self._record_path(step))
 
-    def complete(self, step: int, record: Mapping[str, Any]) -> None:
-        """Add checksums to the record and write it: from now on the checkpoint counts."""
-        files = checksums.of_folder(self.path(step))
-        checksums.write_sealed(self._record_path(step), {**record, "files": files})
+    def write_record(self, step: int, record: Mapping[str, Any]) -> None:
+        """Add checksums to the record and write it, which completes the checkpoint."""
+        files = checksums.compute_checksums(self.path(step))
+        checksums.write_checksummed_json(self._record_path(step), {**record, "files": files})
 
-    def damage(self, step: int) -> list[str]:
-        """What is wrong with the checkpoint of `step`, by file; every byte is read."""
+    def find_damage(self, step: int) -> list[str]:
+        """Verify every byte of the checkpoint of `step`: a line for each damaged file."""
         try:
-            files = self.record(step)["files"]
-        except checksums.BrokenError as error:
+            files = self.read_record(step)["files"]
+        except checksums.CorruptFileError as error:
             return [f"step {step}: {step}.json: {error}"]
-        return [f"step {step}: {line}" for line in checksums.damage(self.path(step), files)]
+        return [f"step {step}: {line}" for line in checksums.find_damage(self.path(step), files)]
 
-    def newest_whole(self) -> dict[str, Any]:
-        """The newest undamaged `step` or None, and the `newer` ones with `reasons` against them.
+    def find_newest_intact(self) -> dict[str, Any]:
+        """The newest undamaged `step` or None, damaged `newer` steps, and the `reasons`.
 
-        `any` tells whether there is a record at all: without one, nothing was ever completed.
+        `any` is whether there is a record at all; without one no checkpoint was ever completed.
         """
         names = self._names()
         records = {int(name[:-5]) for name in names if re.fullmatch(r"\d+\.json", name)}
         reasons, newer = [], []
         for step in sorted(records | {int(n) for n in names if n.isdigit()}, reverse=True):
-            damage = self.damage(step)
+            damage = self.find_damage(step)
             if not damage:
                 return {"step": step, "newer": newer, "reasons": reasons, "any": True}
             newer.append(step)
             reasons += damage
         return {"step": None, "newer": newer, "reasons": reasons, "any": bool(records)}
 
-    def make_room(self, step: int) -> None:
-        """Ready the folder for saving `step`: what a killed process left of it gets out of the way.
+    def prepare_save(self, step: int) -> None:
+        """Remove or rename what a killed process left of `step`, before it is saved again.
 
-        Raises `UserError` if a completed checkpoint is there.
+        Raises `UserError` if there is a complete checkpoint.
         """
         if step in self.steps():
             raise UserError(
@@ -90,18 +90,18 @@ class StepFolders:
         self.move_aside(step)
 
     def move_aside(self, step: int) -> None:
-        """Rename what there is of `step` to `300.damaged`, or `300.damaged-2` and so on."""
+        """Rename the files of `step` to `300.damaged`, or `300.damaged-2` and so on."""
         names, number = self._names(), 1
         while {_damaged(step, number), _damaged(step, number) + ".json"} & names:
             number += 1
-        # The folder first: should all end in between, the record still tells of the damage.
+        # The folder first: if killed in between, the record still shows the damage.
         for suffix in ("", ".json"):
             if f"{step}{suffix}" in names:
                 target = self.folder / f"{_damaged(step, number)}{suffix}"
                 (self.folder / f"{step}{suffix}").rename(target)
 
     def discard(self, step: int) -> None:
-        """Delete what a failed save of `step` left; a completed checkpoint stays."""
+        """Delete what a failed save of `step` left; a complete checkpoint stays."""
         self._remove_partial(step)
         if step not in self.steps() and self.path(step).exists():
             self.path(step).rmtree()
@@ -109,7 +109,7 @@ class StepFolders:
     def prune(self, newest: int, keep: int, best: str | None, sign: int) -> None:
         """Delete all but the last `keep` and the one where `sign` times `best` is smallest.
 
-        What was left unfinished before step `newest` goes too.
+        Also deletes unfinished files of steps before `newest`.
         """
         steps = self.steps()
         kept = {*steps[-keep:], *self._best(steps, best, sign)}
@@ -117,12 +117,12 @@ class StepFolders:
             self._record_path(step).unlink()
             self.path(step).rmtree()
         for name in self._names():
-            left = _LEFT_BY_A_KILL.fullmatch(name)
+            left = _UNFINISHED.fullmatch(name)
             if left and int(left[1]) < newest and int(left[1]) not in kept:
                 _remove(self.folder / name)
 
-    def free(self) -> str:
-        """Free space, for people."""
+    def format_free_space(self) -> str:
+        """Free disk space as text."""
         if _in_bucket(self.folder):
             return "an unknown number of bytes"
         return f"{shutil.disk_usage(self.folder).free / 1e6:,.0f} MB"
@@ -139,8 +139,8 @@ class StepFolders:
 
     def _metrics(self, step: int) -> Mapping[str | None, float]:
         try:
-            return self.record(step)["metrics"]
-        except checksums.BrokenError:
+            return self.read_record(step)["metrics"]
+        except checksums.CorruptFileError:
             return {}
 
     def _record_path(self, step: int) -> epath.Path:
