@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax.core.scope import in_filter, union_filters
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Integer
 
 from jaxmodels.adapters.base import Adapter
 from jaxmodels.errors import UserError
@@ -25,7 +25,7 @@ class Stateful(Adapter):
     """
 
     def init(
-        self, rngs: Any, tokens: Int[Array, "B T"], first: Bool[Array, " B"], **kwargs: Any
+        self, rngs: Any, tokens: Integer[Array, "B T"], first: Bool[Array, " B"], **kwargs: Any
     ) -> Any:
         """Make the variables, the carry at zero; `UserError` for a model that has no carry."""
         del first
@@ -42,7 +42,7 @@ class Stateful(Adapter):
     def apply(
         self,
         variables: Any,
-        tokens: Int[Array, "B T"],
+        tokens: Integer[Array, "B T"],
         first: Bool[Array, " B"],
         mutable: Any = False,
         **kwargs: Any,

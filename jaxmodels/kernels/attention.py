@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Integer
 
 from jaxmodels.kernels.blockwise_attention import blockwise_attention, supports_blockwise
 from jaxmodels.typing import Array
@@ -62,8 +62,8 @@ def attention_weights(
 
 
 def position_mask(
-    queries: Int[Array, "B T"],
-    keys: Int[Array, "B S"],
+    queries: Integer[Array, "B T"],
+    keys: Integer[Array, "B S"],
     causal: bool = True,
     window: int | None = None,
 ) -> Bool[Array, "B 1 T S"]:

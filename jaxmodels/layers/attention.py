@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Integer
 
 from jaxmodels.errors import UserError
 from jaxmodels.kernels.attention import attend, attention_weights, position_mask
@@ -211,6 +211,6 @@ def output_projection(
     )(y)
 
 
-def same_segment(segments: Int[Array, "B T"]) -> Bool[Array, "B 1 T T"]:
+def same_segment(segments: Integer[Array, "B T"]) -> Bool[Array, "B 1 T T"]:
     """Whether two tokens of a packed row belong to the same document."""
     return (segments[:, :, None] == segments[:, None, :])[:, None]

@@ -2,7 +2,7 @@
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 
 from jaxmodels.layers.dropout import Dropout
 from jaxmodels.layers.initializers import Initializer, normal
@@ -36,14 +36,14 @@ class TokenEmbedding(nn.Module):
     def setup(self) -> None:
         check_sizes(vocab_size=self.vocab_size, features=self.features)
         self.embedding = self.param(
-            "embedding", self.embedding_init, (self.vocab_size, self.features)
+            "embedding", self.embedding_init, (self.vocab_size, self.features), jnp.float32
         )
         self.drop = Dropout(self.dropout)
 
     def __call__(
         self,
-        tokens: Int[Array, "B T"],
-        positions: Int[Array, "B T"] | None = None,
+        tokens: Integer[Array, "B T"],
+        positions: Integer[Array, "B T"] | None = None,
         train: bool = False,
     ) -> Float[Array, "B T D"]:
         """Embed; positions are 0 to T - 1 if absent. NaN for a token outside the vocabulary."""

@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 
 from jaxmodels.errors import UserError
 from jaxmodels.typing import CACHE, Array
@@ -11,10 +11,10 @@ from jaxmodels.typing import CACHE, Array
 
 def update_cache(
     module: nn.Module,
-    positions: Int[Array, "B T"],
+    positions: Integer[Array, "B T"],
     k: Float[Array, "B T K H"],
     v: Float[Array, "B T K H"],
-) -> tuple[Int[Array, "B S"], Float[Array, "B S K H"], Float[Array, "B S K H"]]:
+) -> tuple[Integer[Array, "B S"], Float[Array, "B S K H"], Float[Array, "B S K H"]]:
     """Write keys and values at their positions; positions, keys and values of the whole cache.
 
     The cache has the length S of the input that `init` was given. What lies beyond its end is not
@@ -37,7 +37,7 @@ def update_cache(
 
 
 def _write(
-    cache: Float[Array, "B K H S"], new: Float[Array, "B K H T"], positions: Int[Array, "B T"]
+    cache: Float[Array, "B K H S"], new: Float[Array, "B K H T"], positions: Integer[Array, "B T"]
 ) -> Float[Array, "B K H S"]:
     new = new.astype(cache.dtype)
     if new.shape[-1] == 1:  # a comparison, where writing at each row's own place is a scatter

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 
 from jaxmodels.errors import UserError
 from jaxmodels.layers.initializers import Initializer, normal
@@ -18,7 +18,7 @@ class Positions(nn.Module):
     """The positions of tokens: from 0 on, or with `cache` from where the last call ended."""
 
     @nn.compact
-    def __call__(self, tokens: Int[Array, "B T"], cache: bool = False) -> Int[Array, "B T"]:
+    def __call__(self, tokens: Integer[Array, "B T"], cache: bool = False) -> Integer[Array, "B T"]:
         """Count; the tokens read so far (B,) are in the collection `cache`."""
         steps = jnp.arange(tokens.shape[1])[None]
         if not cache:
@@ -30,7 +30,7 @@ class Positions(nn.Module):
         return positions
 
 
-def segment_positions(segments: Int[Array, "B T"]) -> Int[Array, "B T"]:
+def segment_positions(segments: Integer[Array, "B T"]) -> Integer[Array, "B T"]:
     """The position of each token of packed rows within its document, 0 for the first."""
     index = jnp.broadcast_to(jnp.arange(segments.shape[1])[None], segments.shape)
     new = segments != jnp.roll(segments, 1, axis=1)
@@ -45,7 +45,7 @@ class LearnedPositions(nn.Module):
     embedding_init: Initializer = normal(0.02)
 
     @nn.compact
-    def __call__(self, positions: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+    def __call__(self, positions: Integer[Array, "B T"]) -> Float[Array, "B T D"]:
         """Look them up; NaN for a position beyond the context."""
         init = self.embedding_init
         return nn.Embed(self.context, self.features, embedding_init=init, name="table")(positions)
@@ -59,7 +59,7 @@ class SinusoidalPositions(nn.Module):
 
     features: int
 
-    def __call__(self, positions: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+    def __call__(self, positions: Integer[Array, "B T"]) -> Float[Array, "B T D"]:
         """Compute them in float32, for any position."""
         rates = np.exp(-math.log(10_000) * np.arange(0, self.features, 2) / self.features)
         angles = positions[..., None] * jnp.asarray(rates, jnp.float32)[None, None]
@@ -79,7 +79,7 @@ class Rotary:
     base: float = 10_000.0
 
     def __call__(
-        self, x: Float[Array, "B T N H"], positions: Int[Array, "B T"]
+        self, x: Float[Array, "B T N H"], positions: Integer[Array, "B T"]
     ) -> Float[Array, "B T N H"]:
         """Rotate queries or keys."""
         half, odd = divmod(x.shape[-1], 2)
@@ -94,7 +94,7 @@ class Rotary:
 
 
 def alibi(
-    num_heads: int, queries: Int[Array, "B T"], keys: Int[Array, "B S"]
+    num_heads: int, queries: Integer[Array, "B T"], keys: Integer[Array, "B S"]
 ) -> Float[Array, "B N T S"]:
     """ALiBi: a bias on the scores that falls linearly with the distance, at a slope per head.
 

@@ -5,7 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 
 from jaxmodels.errors import UserError
 from jaxmodels.kernels.rnn_scan import ScanOptions, State
@@ -52,7 +52,7 @@ class RNN(nn.Module):
         self,
         x: Float[Array, "B T D"],
         initial: State | None = None,
-        lengths: Int[Array, " B"] | None = None,
+        lengths: Integer[Array, " B"] | None = None,
         train: bool = False,
     ) -> tuple[Float[Array, "B T H"], State]:
         """Compute the outputs and the final state, from `initial` or from zeros.
@@ -154,7 +154,7 @@ class StackedRNN(nn.Module):
         self,
         x: Float[Array, "B T D"],
         initial: States | None = None,
-        lengths: Int[Array, " B"] | None = None,
+        lengths: Integer[Array, " B"] | None = None,
         train: bool = False,
     ) -> tuple[Float[Array, "B T H"], States]:
         """Compute the last layer's outputs (B, T, H), or (B, T, 2 H), and all final states."""

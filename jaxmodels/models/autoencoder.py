@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 
 from jaxmodels.errors import UserError
 from jaxmodels.layers.conv import Conv
@@ -146,7 +146,7 @@ class Conditioned(nn.Module):
         check_sizes(num_classes=self.num_classes)
         super().__post_init__()
 
-    def __call__(self, x: Float[Array, "B *shape"], label: Int[Array, " B"]) -> Array:
+    def __call__(self, x: Float[Array, "B *shape"], label: Integer[Array, " B"]) -> Array:
         """Apply the network to (B, D + K)."""
         x = x.reshape(x.shape[0], -1)
         indicator = jax.nn.one_hot(label, self.num_classes, dtype=x.dtype)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Integer
 
 from jaxmodels.errors import UserError
 from jaxmodels.kernels.attention import attend
@@ -52,8 +52,8 @@ class CausalLM(nn.Module):
 
     def __call__(
         self,
-        tokens: Int[Array, "B T"],
-        segments: Int[Array, "B T"] | None = None,
+        tokens: Integer[Array, "B T"],
+        segments: Integer[Array, "B T"] | None = None,
         train: bool = False,
         cache: bool = False,
     ) -> Float[Array, "B T V"]:
@@ -67,9 +67,9 @@ class CausalLM(nn.Module):
 
     def token_losses(
         self,
-        tokens: Int[Array, "B T"],
-        targets: Int[Array, "B T"],
-        segments: Int[Array, "B T"] | None = None,
+        tokens: Integer[Array, "B T"],
+        targets: Integer[Array, "B T"],
+        segments: Integer[Array, "B T"] | None = None,
         train: bool = False,
     ) -> Float[Array, "B T"]:
         """Cross-entropies in nats, without ever holding all logits in memory."""
@@ -77,9 +77,9 @@ class CausalLM(nn.Module):
 
     def token_scores(
         self,
-        tokens: Int[Array, "B T"],
-        targets: Int[Array, "B T"],
-        segments: Int[Array, "B T"] | None = None,
+        tokens: Integer[Array, "B T"],
+        targets: Integer[Array, "B T"],
+        segments: Integer[Array, "B T"] | None = None,
     ) -> tuple[Float[Array, "B T"], Bool[Array, "B T"]]:
         """`token_losses`, and whether the target has the largest logit."""
         return self._in_chunks(token_scores, tokens, targets, segments, train=False)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Integer
 
 from jaxmodels.layers.blocks import BLOCK_DIMS, Stack
 from jaxmodels.layers.context import Context
@@ -31,7 +31,7 @@ class Encoder(nn.Module):
         self,
         inputs: Any,
         mask: Bool[Array, "B 1 _ T"] | None = None,
-        positions: Int[Array, "B T"] | None = None,
+        positions: Integer[Array, "B T"] | None = None,
         train: bool = False,
     ) -> Float[Array, "B T D"]:
         """Compute features; no token attends where `mask` is false."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Integer
 
 from jaxmodels.layers.attention import CrossAttention, KeysValues, SelfAttention
 from jaxmodels.layers.blocks import (
@@ -60,7 +60,7 @@ class Decoder(nn.Module):
 
     def __call__(
         self,
-        tokens: Int[Array, "B T"],
+        tokens: Integer[Array, "B T"],
         memory: Float[Array, "B S D"],
         memory_mask: Bool[Array, "B 1 1 S"] | None = None,
         train: bool = False,
@@ -74,7 +74,7 @@ class Decoder(nn.Module):
 
     def decode(
         self,
-        tokens: Int[Array, "B T"],
+        tokens: Integer[Array, "B T"],
         memory: KeysValuesMask,
         train: bool = False,
         cache: bool = False,
@@ -119,12 +119,12 @@ class EncoderDecoder(nn.Module):
     state_collection = CACHE
 
     def __call__(
-        self, source: Int[Array, "B S"], target: Int[Array, "B T"], train: bool = False
+        self, source: Integer[Array, "B S"], target: Integer[Array, "B T"], train: bool = False
     ) -> Float[Array, "B T V"]:
         """Compute the logits of what follows each target token."""
         return self.decode(target, self.encode(source, train), train)
 
-    def encode(self, source: Int[Array, "B S"], train: bool = False) -> KeysValuesMask:
+    def encode(self, source: Integer[Array, "B S"], train: bool = False) -> KeysValuesMask:
         """Compute keys and values of the source for each block of the decoder, and the mask.
 
         Padding is not attended to.
@@ -138,7 +138,7 @@ class EncoderDecoder(nn.Module):
 
     def decode(
         self,
-        target: Int[Array, "B T"],
+        target: Integer[Array, "B T"],
         memory: KeysValuesMask,
         train: bool = False,
         cache: bool = False,
@@ -169,7 +169,10 @@ class EncoderDecoder(nn.Module):
 
 
 def cross_attention(
-    model: EncoderDecoder, variables: Any, source: Int[Array, "B S"], target: Int[Array, "B T"]
+    model: EncoderDecoder,
+    variables: Any,
+    source: Integer[Array, "B S"],
+    target: Integer[Array, "B T"],
 ) -> Float[Array, "B N T S"]:
     """The weights by which each head of the decoder's last block attends to the source."""
     sown: Any = model.apply(variables, source, target, mutable=["intermediates"])[1]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 
 from jaxmodels.errors import UserError
 from jaxmodels.layers.cells import LSTM
@@ -53,8 +53,8 @@ class RNNLanguageModel(nn.Module):
     @nn.compact
     def __call__(
         self,
-        tokens: Int[Array, "B T"],
-        segments: Int[Array, "B T"] | None = None,
+        tokens: Integer[Array, "B T"],
+        segments: Integer[Array, "B T"] | None = None,
         train: bool = False,
         carry: bool = False,
     ) -> Float[Array, "B T V"]:
@@ -140,7 +140,7 @@ class RNNClassifier(nn.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        lengths: Int[Array, " B"] | None = None,
+        lengths: Integer[Array, " B"] | None = None,
         train: bool = False,
     ) -> Float[Array, "B K"]:
         """Compute logits or regression outputs; steps from `lengths` on do not count."""

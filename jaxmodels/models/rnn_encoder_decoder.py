@@ -5,7 +5,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 
 from jaxmodels.errors import UserError
 from jaxmodels.kernels.additive_attention import Source, attentive_gru
@@ -45,7 +45,7 @@ class RNNEncoder(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, source: Int[Array, "B S"], train: bool = False) -> Memory:
+    def __call__(self, source: Integer[Array, "B S"], train: bool = False) -> Memory:
         """Compute `values` (B, S, 2 D), their projections, the `mask`, the decoder's `state`."""
         mask = source != PAD
         init = self.kernel_init
@@ -83,7 +83,11 @@ class AttentionDecoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, target: Int[Array, "B T"], memory: Memory, train: bool = False, carry: bool = False
+        self,
+        target: Integer[Array, "B T"],
+        memory: Memory,
+        train: bool = False,
+        carry: bool = False,
     ) -> Float[Array, "B T V"]:
         """Compute logits of each next token; `attention` (B, T, S) is among the intermediates."""
         D, init = self.features, self.kernel_init
@@ -137,7 +141,7 @@ class RNNEncoderDecoder(nn.Module):
         super().__post_init__()
 
     def __call__(
-        self, source: Int[Array, "B S"], target: Int[Array, "B T"], train: bool = False
+        self, source: Integer[Array, "B S"], target: Integer[Array, "B T"], train: bool = False
     ) -> Float[Array, "B T V"]:
         """Compute the logits of each token that follows one of `target`."""
         return self.decode(target, self.encode(source, train), train)
@@ -157,13 +161,17 @@ class RNNEncoderDecoder(nn.Module):
         """Which dimensions `sharding.tensor` may split: the vocabularies (see `models.rnn`)."""
         return {"embedding/embedding": -2, "output/": -1}
 
-    def encode(self, source: Int[Array, "B S"], train: bool = False) -> Memory:
+    def encode(self, source: Integer[Array, "B S"], train: bool = False) -> Memory:
         """Read the source: what `decode` needs of it, by name, arrays (B, ...)."""
         check_tokens(self, source)
         return self.encoder(source, train)
 
     def decode(
-        self, target: Int[Array, "B T"], memory: Memory, train: bool = False, carry: bool = False
+        self,
+        target: Integer[Array, "B T"],
+        memory: Memory,
+        train: bool = False,
+        carry: bool = False,
     ) -> Float[Array, "B T V"]:
         """Compute logits; with `carry`, from where the last call ended."""
         check_tokens(self, target)
@@ -191,7 +199,10 @@ def bahdanau(
 
 
 def cross_attention(
-    model: RNNEncoderDecoder, variables: Any, source: Int[Array, "B S"], target: Int[Array, "B T"]
+    model: RNNEncoderDecoder,
+    variables: Any,
+    source: Integer[Array, "B S"],
+    target: Integer[Array, "B T"],
 ) -> Float[Array, "B 1 T S"]:
     """Attention weights of each target token over the source."""
     kept: Any = model.apply(variables, source, target, mutable=["intermediates"])[1]
