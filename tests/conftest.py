@@ -1,6 +1,7 @@
-"""Before any test: eight CPU devices, strict ranks, checked shapes, and caches of its own."""
+"""Before any test: eight CPU devices, strict ranks, checked shapes, caches of its own."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -22,6 +23,7 @@ os.environ["XLA_FLAGS"] = " ".join(
 )
 
 import jax
+import pytest
 from jaxtyping import install_import_hook
 
 jax.config.update("jax_num_cpu_devices", 8)
@@ -32,3 +34,11 @@ install_import_hook("jaxmodels", "beartype.beartype")
 # For the runs in this session and the processes that it starts; the user's own stays as it is.
 os.environ["JAXMODELS_CACHE"] = tempfile.mkdtemp(prefix="jaxmodels-cache-")
 atexit.register(shutil.rmtree, os.environ["JAXMODELS_CACHE"], ignore_errors=True)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def clear_compilations():
+    """After each file give up what it compiled, which else adds up to gigabytes."""
+    yield
+    jax.clear_caches()
+    gc.collect()

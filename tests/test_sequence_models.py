@@ -1,23 +1,19 @@
-"""The contract of models, kept by those of sequences, and what is special about recurrent ones."""
+"""What is special about recurrent models; `test_model_contract` has what holds for all."""
 
 import functools
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-from jax.sharding import AxisType, NamedSharding
-from jax.sharding import PartitionSpec as P
+from contract import recurrent
+from contract import tokens as token_arrays
 
 from jaxmodels.adapters import Cast, Stateful
 from jaxmodels.errors import UserError
 from jaxmodels.kernels import additive_attention
 from jaxmodels.layers.cells import GRU, LSTM, Elman, OriginalGRU
 from jaxmodels.layers.recurrent import RNN
-from jaxmodels.models import encoder_decoder
-from jaxmodels.models.causal_lm import gpt2, llama
 from jaxmodels.models.rnn import (
     RNNClassifier,
     RNNLanguageModel,
@@ -44,205 +40,16 @@ def layer(cell, width=16, **options):
     return RNN(width, cell, **options)
 
 
-def floats(T, D=4):
-    return lambda: (jax.random.normal(key(1), (8, T, D)),)
-
-
 def tokens(*lengths):
-    """Ids of 1..10, each row's first another; row b has 8 - b of them at most, then 0."""
-
-    def one(n, T):
-        kept = jnp.arange(T)[None] < 8 - jnp.arange(8)[:, None]
-        ids = jax.random.randint(key(n), (8, T), 1, 11).at[:, 0].set(jnp.arange(1, 9))
-        return jnp.where(kept, ids, 0)
-
-    return lambda: tuple(one(n, T) for n, T in enumerate(lengths))
+    return tuple(map(jnp.asarray, token_arrays(*lengths)))
 
 
 init = jax.nn.initializers.normal(0.3)
 
 
-def table():
-    """A tiny model of each kind, made anew, and what makes its inputs."""
-    return {
-        "classifier": (RNNClassifier(3, layer(LSTM()), depth=2), floats(5)),
-        "bidirectional": (
-            RNNClassifier(3, layer(GRU()), bidirectional=True, dropout=0.2),
-            floats(6),
-        ),
-        "regressor": (RNNClassifier(1, layer(Elman())), floats(4)),
-        "language model": (RNNLanguageModel(11, layer(LSTM()), 2, 8), tokens(6)),
-        "original": (RNNLanguageModel(11, layer(OriginalGRU()), 1, 8), tokens(4)),
-        "dropout": (
-            RNNLanguageModel(11, layer(GRU(), 32, dropout=0.2), 2, 8, 0.2, per_sequence=True),
-            tokens(5),
-        ),
-        "translator": (bahdanau(11, 11, 8, 16, 0.1, init), tokens(6, 5)),
-        "gpt": (gpt2(11, 8, 16, 2, 2, 0.1), tokens(6)),
-        # Of three tokens: it has no positions of its own, and cannot count a token's repetitions.
-        "llama": (llama(11, 8, 16, 2, 4, 2, 24).clone(output=None), tokens(3)),
-        "transformer": (encoder_decoder.transformer(11, 11, 16, 2, 2, 32, context=8), tokens(6, 5)),
-        "transformer, shared": (
-            encoder_decoder.transformer(None, 11, 16, 1, 4, 32, 0.0),
-            tokens(4, 5),
-        ),
-    }
-
-
-TABLE = table()
-
-NOISY = {"bidirectional", "dropout", "translator", "gpt", "transformer"}
-"""Those with dropout."""
-
-
-def targets_of(outputs):
-    """Something to learn: for each row, or for each of its steps."""
-    rows = jnp.arange(outputs.shape[0])
-    return (
-        rows % 3 if outputs.ndim == 2 else (rows[:, None] + jnp.arange(outputs.shape[1])[None]) % 3
-    )
-
-
-def loss_of(outputs):
-    if outputs.shape[-1] == 1:
-        return jnp.square(outputs[:, 0] - targets_of(outputs)).mean()
-    targets = targets_of(outputs)
-    return optax.softmax_cross_entropy_with_integer_labels(outputs, targets).mean()
-
-
-@pytest.fixture(scope="module", params=TABLE)
-def case(request):
-    model, make = TABLE[request.param]
-    inputs = make()
-    init = jax.jit(model.init)
-
-    @jax.jit
-    def step(variables, inputs, noise):
-        def loss(params):
-            outputs = model.apply({"params": params}, *inputs, train=True, rngs={"dropout": noise})
-            return loss_of(outputs)
-
-        return jax.value_and_grad(loss)(variables["params"])
-
-    return SimpleNamespace(
-        name=request.param,
-        model=model,
-        inputs=inputs,
-        init=init,
-        variables=init(key(0), *inputs),
-        forward=jax.jit(model.apply),
-        step=step,
-    )
-
-
-def test_outputs_have_a_row_each_and_are_float32(case):
-    outputs = case.forward(case.variables, *case.inputs)
-    last = case.inputs[-1]
-    if jnp.issubdtype(last.dtype, jnp.integer):
-        assert outputs.shape == (*last.shape, 11)
-    else:
-        assert outputs.shape in {(8, 3), (8, 1)}
-    assert outputs.dtype == jnp.float32
-
-
-def test_jit_changes_nothing(case):
-    eager = case.model.apply(case.variables, *case.inputs)
-    np.testing.assert_allclose(case.forward(case.variables, *case.inputs), eager, **SAME)
-
-
-def test_a_batch_of_one_is_a_row_of_a_batch(case):
-    one = case.forward(case.variables, *(x[3:4] for x in case.inputs))
-    whole = case.forward(case.variables, *case.inputs)
-    np.testing.assert_allclose(one, whole[3:4], **SAME)
-
-
-def test_same_key_same_result_and_another_key_another(case):
-    again, other = case.init(key(0), *case.inputs), case.init(key(2), *case.inputs)
-    jax.tree.map(np.testing.assert_array_equal, case.variables, again)
-    outputs = case.forward(case.variables, *case.inputs)
-    assert not np.array_equal(outputs, case.forward(other, *case.inputs))
-    losses = [case.step(case.variables, case.inputs, key(k))[0] for k in (5, 5, 6)]
-    assert losses[0] == losses[1]
-    assert (losses[0] != losses[2]) == (case.name in NOISY)
-
-
-def test_every_parameter_has_a_finite_gradient_that_is_not_zero(case):
-    _, grads = case.step(case.variables, case.inputs, key(3))
-    assert jax.tree.structure(grads) == jax.tree.structure(case.variables["params"])
-    for path, grad in jax.tree.leaves_with_path(grads):
-        assert np.isfinite(grad).all(), path
-        assert np.abs(grad).max() > 0, path
-
-
-def test_one_compilation_for_one_shape(case):
-    _, grads = case.step(case.variables, case.inputs, key(3))
-    compiled = case.step._cache_size()
-    case.step({"params": grads}, tuple(x[::-1] for x in case.inputs), key(4))
-    assert case.step._cache_size() == compiled
-
-
-def test_bfloat16_runs_and_is_close(case):
-    half, inputs = jax.tree.map(
-        lambda leaf: leaf.astype(jnp.bfloat16) if leaf.dtype == jnp.float32 else leaf,
-        (case.variables, case.inputs),
-    )
-    outputs = case.forward(half, *inputs)
-    assert outputs.dtype == jnp.float32
-    full = case.forward(case.variables, *case.inputs)
-    # Eight bits of mantissa are 0.4 %; some steps of a few roundings, against the largest output.
-    assert np.abs(outputs - full).max() / np.abs(full).max() < 0.04
-
-
-RECURRENT = ("classifier", "bidirectional", "language model", "dropout", "translator")
-
-
-@pytest.mark.parametrize("name", RECURRENT)
-def test_equal_models_are_equal_and_compile_once(name):
-    (one, _), (other, _) = TABLE[name], table()[name]
-    assert one is not other
-    assert one == other
-    assert hash(one) == hash(other)
-
-
 def test_published_models_are_equal_too():
     assert ptb_medium() == ptb_medium()
     assert hash(bahdanau(9, 9)) == hash(bahdanau(9, 9))
-
-
-def test_sharded_equals_replicated(case):
-    if jax.device_count() < 8:
-        pytest.skip("needs 8 (fake) devices")
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
-    rows, everywhere = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
-    plain = case.step(case.variables, case.inputs, key(3))
-    sharded = case.step(
-        jax.device_put(case.variables, everywhere),
-        jax.device_put(case.inputs, rows),
-        jax.device_put(key(3), everywhere),
-    )
-    jax.tree.map(functools.partial(np.testing.assert_allclose, **SAME), plain, sharded)
-
-
-def test_four_examples_can_be_learnt_by_heart(case):
-    inputs = tuple(x[:4] for x in case.inputs)
-    # At a constant rate the loss leaps now and then, the last step as well as any.
-    optimizer = optax.adam(optax.cosine_decay_schedule(1e-2, 300))
-
-    def loss(params, **options):
-        return loss_of(case.model.apply({"params": params}, *inputs, **options))
-
-    @jax.jit
-    def learn(params):
-        def step(n, carry):
-            params, moments = carry
-            rngs = {"dropout": jax.random.fold_in(key(0), n)}
-            grads = jax.grad(functools.partial(loss, train=True, rngs=rngs))(params)
-            updates, moments = optimizer.update(grads, moments)
-            return optax.apply_updates(params, updates), moments
-
-        return jax.lax.fori_loop(0, 300, step, (params, optimizer.init(params)))[0]
-
-    assert loss(learn(case.variables["params"])) < 0.02
 
 
 def count(model, *shapes):
@@ -291,7 +98,7 @@ def test_zaremba_s_params_are_uniform():
 @pytest.mark.parametrize("cell", [LSTM(), GRU(), Elman(), OriginalGRU()])
 def test_a_carry_goes_on_where_the_last_call_ended(cell):
     model = RNNLanguageModel(11, layer(cell), depth=2, embedding=8)
-    (ids,) = tokens(7)()
+    (ids,) = tokens(7)
     variables = jax.jit(model.init)(key(0), ids)
     whole = jax.jit(model.apply)(variables, ids)
     go_on = jax.jit(functools.partial(model.apply, carry=True, mutable=[CARRY]))
@@ -307,7 +114,7 @@ def test_a_carry_goes_on_where_the_last_call_ended(cell):
 
 def test_a_row_begins_anew_where_it_is_said_to():
     model = Stateful(RNNLanguageModel(11, layer(GRU()), embedding=8))
-    (ids,) = tokens(4)()
+    (ids,) = tokens(4)
     first = jnp.arange(8) % 2 == 0
     variables = model.init({"params": key(0)}, ids, first)
     assert not any(leaf.any() for leaf in jax.tree.leaves(variables[CARRY]))
@@ -331,7 +138,7 @@ def test_steps_after_a_row_s_length_do_not_count():
 @pytest.fixture(scope="module")
 def translator():
     model = bahdanau(11, 11, 8, 16, 0.1, init)
-    source, target = tokens(6, 5)()
+    source, target = tokens(6, 5)
     return model, jax.jit(model.init)(key(0), source, target), source, target
 
 
@@ -440,14 +247,15 @@ def test_a_sequence_without_steps_is_refused():
             model.init(key(0), jnp.zeros((2, 0, 4)))
 
 
-@pytest.mark.parametrize("name", ["language model", "translator", "classifier"])
+@pytest.mark.parametrize("name", ["rnn lm", "rnn translator", "rnn classifier"])
 def test_logits_are_not_rounded_to_bfloat16(name):
-    model, make = TABLE[name]
+    case = recurrent()[name]
+    inputs = jax.tree.map(jnp.asarray, case.inputs)
     half, inputs = jax.tree.map(
         lambda x: x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x,
-        (model.init(key(0), *make()), make()),
+        (case.model.init(key(0), *inputs), inputs),
     )
-    logits = model.apply(half, *inputs)
+    logits = case.model.apply(half, *inputs)
     assert logits.dtype == jnp.float32
     rounded = logits.astype(jnp.bfloat16).astype(jnp.float32)
     assert np.mean(logits != rounded) > 0.9
@@ -455,7 +263,7 @@ def test_logits_are_not_rounded_to_bfloat16(name):
 
 def test_a_carry_keeps_its_type_in_bfloat16():
     model = Stateful(Cast(RNNLanguageModel(11, layer(LSTM()), embedding=8)))
-    (ids,) = tokens(4)()
+    (ids,) = tokens(4)
     first = jnp.ones(8, bool)
     variables = model.init({"params": key(0)}, ids, first)
     _, after = model.apply(variables, ids, first, mutable=[CARRY])

@@ -5,11 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
-def test_models_keep_the_type_of_params_and_inputs_where_64_bits_are_enabled():
+
+@pytest.mark.parametrize("run", [[], pytest.param(["run"], marks=pytest.mark.slow)])
+def test_models_keep_the_type_of_params_and_inputs_where_64_bits_are_enabled(run):
     script = Path(__file__).parent / "x64_models.py"
     done = subprocess.run(
-        [sys.executable, script],
+        [sys.executable, script, *run],
         capture_output=True,
         text=True,
         env={**os.environ, "JAX_ENABLE_X64": "1"},

@@ -1,7 +1,8 @@
-"""Trace every model of the contracts' tables with 64-bit types enabled; `test_x64` runs this.
+"""Trace every model of `contract.table` with 64-bit types enabled; `test_x64` runs this.
 
 With float32 params and inputs everything stays float32; in float64 outputs and gradients are
-float64. Nothing is compiled: a scan whose carry changes its type fails when it is traced.
+float64. A scan whose carry changes its type fails when it is traced, so that nothing need be
+compiled; with the argument `run` the gradients are computed too.
 """
 
 import functools
@@ -11,9 +12,7 @@ import jax
 import jax.numpy as jnp
 import jax.test_util
 import numpy as np
-import test_latent_models
-import test_models
-import test_sequence_models
+from contract import table
 
 from jaxmodels.kernels import conv
 from jaxmodels.kernels.rnn_scan import ScanOptions
@@ -22,54 +21,41 @@ from jaxmodels.layers.cells import LSTM
 key = jax.random.key(0)
 
 
-def cases():
-    """Name, model, inputs, keyword arguments."""
-    for name, (model, shape) in test_models.TABLE.items():
-        yield name, model, (jnp.ones((2, *shape), jnp.float32),), {"mutable": ["batch_stats"]}
-    for name, (model, make) in test_sequence_models.TABLE.items():
-        inputs = tuple(x.astype(jnp.float32 if x.ndim == 3 else jnp.int32) for x in make())
-        yield name, model, inputs, {}
-    for name, model in test_latent_models.AUTOENCODERS.items():
-        yield name, model, (images(model),), {}
-    for name, model in test_latent_models.LATENT.items():
-        label = (jnp.zeros(2, jnp.int32),) if name == "conditional" else ()
-        yield f"vae {name}", model, (images(model), *label), {"samples": 3}
-
-
-def images(model):
-    H, W, C = model.decoder.image_shape
-    P = getattr(getattr(model, "likelihood", None), "parameters", 1)
-    return jnp.ones((2, H, W, C // P), jnp.float32)
-
-
-def check(name, model, inputs, kwargs, dtype):
+def check(name, case, dtype, run):
     """Compare the types of outputs, collections and gradients with `dtype`."""
 
     def convert(tree):
         return jax.tree.map(
-            lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
+            lambda x: jnp.asarray(x, dtype if jnp.issubdtype(x.dtype, jnp.floating) else x.dtype),
+            tree,
         )
 
-    inputs = convert(inputs)
-    rngs = {"dropout": key, "sample": key}
+    inputs = convert(case.inputs)
+    rngs = {"params": key, "dropout": key, "sample": key}
+    options = {"mutable": ["batch_stats"], **dict(case.options)}
 
     def loss(params, rest):
-        outputs = model.apply({"params": params, **rest}, *inputs, train=True, rngs=rngs, **kwargs)
-        total = sum(jnp.sum(x) for x in jax.tree.leaves(outputs) if x.dtype == dtype)
-        return total, outputs
+        outputs, changed = case.model.apply(
+            {"params": params, **rest}, *inputs, train=True, rngs=rngs, **options
+        )
+        return sum(jnp.sum(x) for x in jax.tree.leaves(outputs)), (outputs, changed)
 
     def everything():
-        variables = model.init({"params": key, **rngs}, *inputs)
-        made = {leaf.dtype for leaf in jax.tree.leaves(variables)}
-        assert made == {jnp.dtype("float32")}, f"init makes {made}"
-        params = convert(variables.pop("params"))
-        return jax.grad(loss, has_aux=True)(params, variables)
+        variables = case.model.init(rngs, *inputs)
+        made = {str(leaf.dtype) for leaf in jax.tree.leaves(variables)}
+        assert made == {"float32"}, f"init makes {made}"
+        grads, outputs = jax.grad(loss, has_aux=True)(convert(variables.pop("params")), variables)
+        return grads, *outputs
 
-    grads, outputs = jax.eval_shape(everything)
-    outputs = outputs[0] if "mutable" in kwargs and dtype == jnp.float64 else outputs
-    for what, tree in (("outputs", outputs), ("gradients", grads)):
+    trees = jax.jit(everything)() if run else jax.eval_shape(everything)
+    wanted = jnp.dtype(dtype).name
+    # Statistics are sums in float32, or in the type of what is summed.
+    for what, tree in zip(("gradients", "outputs", "statistics"), trees, strict=True):
         types = {str(leaf.dtype) for leaf in jax.tree.leaves(tree)}
-        assert types == {jnp.dtype(dtype).name}, f"{what} of {name} are {types}, not {dtype}"
+        assert types <= {wanted} or (what == "statistics" and wanted == "float64"), (
+            f"{what} of {name} are {types}, not {wanted}"
+        )
+        assert not run or all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)), what
 
 
 def check_gradients():
@@ -99,11 +85,12 @@ def check_gradients():
 
 check_gradients()
 failed = 0
-for case in cases():
+for name, case in table().items():
     for dtype in (jnp.float32, jnp.float64):
         try:
-            check(*case, dtype)
+            check(name, case, dtype, "run" in sys.argv)
         except Exception as error:
             failed += 1
-            print(f"{case[0]}, {jnp.dtype(dtype).name}: {type(error).__name__}: {str(error)[:600]}")
+            print(f"{name}, {jnp.dtype(dtype).name}: {type(error).__name__}: {str(error)[:600]}")
+    jax.clear_caches()
 sys.exit(failed > 0)
