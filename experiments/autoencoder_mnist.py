@@ -1,7 +1,7 @@
 """An autoencoder, 784-128-784, on MNIST.
 
-No published figure for this very network exists. The figure is our own mark, set after the first
-runs: at most 52 nats of binary cross-entropy per test image, most of it the entropy of its greys.
+There is no published result for this network. The target is our own, set after the first runs: at
+most 52 nats of binary cross-entropy per test image, most of it the entropy of its greys.
 """
 
 import optax
@@ -24,8 +24,8 @@ def autoencoder_mnist(
 
     Args:
         dataset: any data set of images; digits needs no download.
-        data_dir: where prepared data sets are, if not where TFDS_DATA_DIR says.
-        steps: updates; 9,375 are 20 epochs.
+        data_dir: folder of prepared data sets; by default TFDS_DATA_DIR.
+        steps: number of updates; 9,375 are 20 epochs.
         batch_size: images per update.
         peak_lr: learning rate after a warm-up of a tenth of the steps.
         hidden: width of the code.

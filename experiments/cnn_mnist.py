@@ -22,11 +22,11 @@ def cnn_mnist(
 
     Args:
         dataset: any data set of images; digits needs no download.
-        data_dir: where prepared data sets are, if not where TFDS_DATA_DIR says.
-        steps: updates; 5,625 are 12 epochs.
+        data_dir: folder of prepared data sets; by default TFDS_DATA_DIR.
+        steps: number of updates; 5,625 are 12 epochs.
         batch_size: examples per update.
         peak_lr: learning rate after a warm-up of a tenth of the steps.
-        dropout: before each of the two dense layers.
+        dropout: dropout rate before each of the two dense layers.
     """
     images = data.load(dataset, data_dir)
     model = ConvNet(images.num_classes, dropout=dropout)

@@ -1,4 +1,4 @@
-"""Copy memory over 1,000 steps: to say ten digits again, long after they were read.
+"""Copy memory over 1,000 steps: repeat ten digits long after they were read.
 
 Bai et al. 2018, "An empirical evaluation of generic convolutional and recurrent networks for
 sequence modeling", table 1, about 16,000 parameters each: a loss (cross-entropy in nats, mean over
@@ -32,7 +32,7 @@ def copy_memory(
     Args:
         cell: of the recurrent layer, whose width it decides.
         blanks: steps between the digits and the sign to repeat them.
-        steps: updates; 313 are one epoch.
+        steps: number of updates; 313 are one epoch.
         batch_size: sequences per update.
         peak_lr: learning rate after a warm-up of a tenth of the steps.
     """

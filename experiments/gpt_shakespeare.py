@@ -2,7 +2,7 @@
 
 Karpathy's nanoGPT, config/train_shakespeare_char.py in the README's setting for a CPU: 4 layers of
 width 128, context 64, batch 12, 2,000 steps reach a loss of 1.88 nats per character on 20 random
-batches of the validation text. The figure over the whole validation text stands beside it.
+batches of the validation text. The loss on the whole validation text is reported too.
 """
 
 import optax
@@ -30,12 +30,12 @@ def gpt_shakespeare(
 
     Args:
         dataset: tiny_shakespeare; stdlib needs no download.
-        data_dir: where prepared data sets are, if not where TFDS_DATA_DIR says.
-        steps: updates.
+        data_dir: folder of prepared data sets; by default TFDS_DATA_DIR.
+        steps: number of updates.
         batch_size: windows of text per update.
         peak_lr: learning rate after a warm-up of a twentieth of the steps.
-        weight_decay: decoupled, of weights only.
-        dropout: of embeddings and of what each sublayer returns.
+        weight_decay: decoupled weight decay; not of biases and norms.
+        dropout: dropout rate of embeddings and of what each sublayer returns.
         context: characters that the model looks back on.
         width: of the model.
         depth: blocks.

@@ -1,4 +1,4 @@
-"""The adding problem over 600 steps: to remember two numbers and ignore 598.
+"""The adding problem over 600 steps: add two marked numbers out of 600.
 
 Bai et al. 2018, "An empirical evaluation of generic convolutional and recurrent networks for
 sequence modeling", table 1, about 70,000 parameters each: a loss (mean squared error) of 5.3e-5
@@ -31,7 +31,7 @@ def gru_adding_problem(
     Args:
         cell: of the recurrent layer, whose width it decides.
         length: of the sequences.
-        steps: updates; 1,563 are one epoch.
+        steps: number of updates; 1,563 are one epoch.
         batch_size: sequences per update.
         peak_lr: learning rate after a warm-up of a tenth of the steps.
     """

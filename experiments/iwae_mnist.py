@@ -2,8 +2,8 @@
 
 Burda et al., 2016, "Importance weighted autoencoders", table 1: 84.78 nats per test image for one
 stochastic layer and 50 samples, estimated from 5,000; 82.90 for two layers. Training images are
-drawn anew in each step, as the paper's code does, and test images once: figures on a fixed
-binarisation of both are another task's.
+drawn anew in each step, as the paper's code does, and test images once: results on a
+fixed binarisation of both are not comparable.
 """
 
 import optax
@@ -38,8 +38,8 @@ def iwae_mnist(
 
     Args:
         dataset: any data set of grey images; digits needs no download.
-        data_dir: where prepared data sets are, if not where TFDS_DATA_DIR says.
-        steps: updates; 9,840,000 are all 3,280 epochs, 363,000 the first 121 (i up to 4).
+        data_dir: folder of prepared data sets; by default TFDS_DATA_DIR.
+        steps: number of updates; 9,840,000 are all 3,280 epochs, 363,000 the first 121 (i up to 4).
         batch_size: images per update.
         lr: learning rate of the first epoch.
         samples: k, of the bound that is trained on; the paper has 1, 5 and 50.

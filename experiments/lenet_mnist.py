@@ -23,11 +23,11 @@ def lenet_mnist(
 
     Args:
         dataset: any data set of images; digits needs no download.
-        data_dir: where prepared data sets are, if not where TFDS_DATA_DIR says.
-        steps: updates; 9,400 are 20 epochs.
+        data_dir: folder of prepared data sets; by default TFDS_DATA_DIR.
+        steps: number of updates; 9,400 are 20 epochs.
         batch_size: examples per update.
         peak_lr: learning rate after a warm-up of a tenth of the steps.
-        weight_decay: decoupled, of weights only.
+        weight_decay: decoupled weight decay; not of biases and norms.
     """
     images = data.load(dataset, data_dir, image_shape=(28, 28, 1))
     model = LeNet(images.num_classes)

@@ -32,7 +32,7 @@ def lstm_addition(
     Args:
         cell: of the recurrent layer.
         digits: of each of the two numbers, at most.
-        steps: updates.
+        steps: number of updates.
         batch_size: sums per update.
         peak_lr: learning rate after a warm-up of a tenth of the steps.
         width: of the recurrent layer.

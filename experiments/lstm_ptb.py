@@ -30,8 +30,8 @@ def lstm_ptb(
 
     Args:
         dataset: ptb; stdlib needs no download (min_count 5 gives it a vocabulary of like size).
-        data_dir: where the texts are, if not where JAXMODELS_TEXT_DIR says.
-        steps: updates; 4 / 13 of them at the peak, then the rate halves at every 13th part.
+        data_dir: folder of the texts; by default JAXMODELS_TEXT_DIR.
+        steps: number of updates; 4/13 of them at the peak, then the rate halves every 13th.
         batch_size: parts of the text that are read side by side.
         length: words that the gradient goes back.
         peak_lr: learning rate at first.

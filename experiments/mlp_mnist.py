@@ -23,12 +23,12 @@ def mlp_mnist(
 
     Args:
         dataset: any data set of images; digits needs no download.
-        data_dir: where prepared data sets are, if not where TFDS_DATA_DIR says.
-        steps: updates; 9,375 are 20 epochs.
+        data_dir: folder of prepared data sets; by default TFDS_DATA_DIR.
+        steps: number of updates; 9,375 are 20 epochs.
         batch_size: examples per update.
         peak_lr: learning rate after a warm-up of a tenth of the steps.
         widths: of the hidden layers.
-        dropout: after each hidden layer.
+        dropout: dropout rate after each hidden layer.
     """
     images = data.load(dataset, data_dir)
     model = MLP((*widths, images.num_classes), dropout=dropout)

@@ -29,8 +29,8 @@ def resnet_cifar10(
 
     Args:
         dataset: any data set of images; digits needs no download.
-        data_dir: where prepared data sets are, if not where TFDS_DATA_DIR says.
-        steps: updates; the learning rate falls after a half and after three quarters of them.
+        data_dir: folder of prepared data sets; by default TFDS_DATA_DIR.
+        steps: number of updates; the learning rate falls after 1/2 and 3/4 of them.
         batch_size: examples per update.
         peak_lr: learning rate until the first fall.
         weight_decay: of weights only, as a penalty.

@@ -27,12 +27,12 @@ def transfer_mnist(
 
     Args:
         dataset: any data set of ten classes of images; digits needs no download.
-        data_dir: where prepared data sets are, if not where TFDS_DATA_DIR says.
+        data_dir: folder of prepared data sets; by default TFDS_DATA_DIR.
         digits: the first of the five classes: 0 to learn all layers, 5 to transfer them (--start).
-        steps: updates; 1,150 are 5 epochs.
+        steps: number of updates; 1,150 are 5 epochs.
         batch_size: examples per update.
         peak_lr: learning rate after a warm-up of a tenth of the steps; it falls as a cosine.
-        dropout: before each of the two dense layers.
+        dropout: dropout rate before each of the two dense layers.
     """
     images = data.load(dataset, data_dir).only_classes(range(digits, digits + 5))
     model = ConvNet(images.num_classes, dropout=dropout)

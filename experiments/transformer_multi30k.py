@@ -30,11 +30,11 @@ def transformer_multi30k(
 
     Args:
         dataset: multi30k; numbers needs no download.
-        data_dir: where the texts are, if not where JAXMODELS_TEXT_DIR says.
-        steps: updates; 2,260 are 10 epochs.
+        data_dir: folder of the texts; by default JAXMODELS_TEXT_DIR.
+        steps: number of updates; 2,260 are 10 epochs.
         batch_size: pairs of sentences per update, of about equal length.
         peak_lr: learning rate after a warm-up of a tenth of the steps; it falls as a cosine.
-        dropout: of embeddings, sublayers and hidden features.
+        dropout: dropout rate of embeddings, sublayers and hidden features.
         width: of the model; a head has 32 features, a hidden layer twice the width.
         depth: blocks on each side.
         label_smoothing: weight of the uniform distribution in the targets.

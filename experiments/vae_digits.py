@@ -1,6 +1,6 @@
 """A variational autoencoder with two latents on the 1,797 digits that scikit-learn carries.
 
-No download, and no published figure. The figure is our own mark, set after the first runs: at most
+No download, and no published result. The target is our own, set after the first runs: at most
 20.5 nats per held-out image, binarised at one half.
 """
 
@@ -25,8 +25,8 @@ def vae_digits(
 
     Args:
         dataset: any data set of small grey images.
-        data_dir: where prepared data sets are, if not where TFDS_DATA_DIR says.
-        steps: updates.
+        data_dir: folder of prepared data sets; by default TFDS_DATA_DIR.
+        steps: number of updates.
         batch_size: images per update.
         peak_lr: learning rate after a warm-up of a tenth of the steps.
         hidden: width of the hidden layers.

@@ -26,8 +26,8 @@ def vae_mnist(
 
     Args:
         dataset: any data set of images; digits needs no download.
-        data_dir: where prepared data sets are, if not where TFDS_DATA_DIR says.
-        steps: updates; 3,900 are 10 epochs.
+        data_dir: folder of prepared data sets; by default TFDS_DATA_DIR.
+        steps: number of updates; 3,900 are 10 epochs.
         batch_size: images per update.
         lr: learning rate, constant.
         hidden: width of the hidden layers.

@@ -45,10 +45,9 @@ def accumulate(n: int, grad: Grad = jax.value_and_grad) -> Grad:
 def per_device(mesh: Mesh, grad: Grad = jax.value_and_grad) -> Grad:
     """Gradients per device (`shard_map`), then their sum: data parallelism as with `pmap`.
 
-    Loss and gradients equal those of the whole batch, except that BatchNorm normalises by the
-    statistics of a device's own rows, as in Goyal et al. 2017,
-    "Accurate, large minibatch SGD", section 2.3; the running statistics are the devices' mean.
-    Each device has its own randomness. Params are replicated during the computation.
+    Loss and gradients equal those of the whole batch, except that BatchNorm normalises by each
+    device's own rows (Goyal et al. 2017, "Accurate, large minibatch SGD", section 2.3), and its
+    running statistics are the devices' mean. Randomness differs by device; params are replicated.
     """
     axes = tuple(axis for axis in BATCH_AXES if axis in mesh.axis_names)
     whole, rows = PartitionSpec(), PartitionSpec(axes)
@@ -57,9 +56,7 @@ def per_device(mesh: Mesh, grad: Grad = jax.value_and_grad) -> Grad:
         _check_uncoupled(fn, "taken by each device alone")
         value_and_grad = grad(_loss_share(fn), **kwargs)
 
-        def own(
-            params: Any, collections: Any, carry: Any, batch: Batch, key: Any, step: Any
-        ) -> Any:
+        def own(params: Any, collections: Any, carry: Any, batch: Any, key: Any, step: Any) -> Any:
             key = jax.random.fold_in(key, jax.lax.axis_index(axes))
             args = {**collections, **carry}, batch, key, step
             weights = jax.lax.psum(_term_weights(fn)(params, *args), axes)
@@ -67,8 +64,8 @@ def per_device(mesh: Mesh, grad: Grad = jax.value_and_grad) -> Grad:
             shared, carry = _split_carry(aux.collections)
             loss, gradient, totals = jax.lax.psum((loss, gradient, _totals(aux)), axes)
             scalars = jax.lax.pmean(aux.scalars, axes)
-            aux = _joined_aux(aux, jax.lax.pmean(shared, axes), totals, weights, scalars)
-            return ((loss, aux), gradient), carry
+            shared = jax.lax.pmean(shared, axes)
+            return ((loss, _joined_aux(aux, shared, totals, weights, scalars)), gradient), carry
 
         # check_vma=False: results of `pmean` are replicated.
         mapped = jax.shard_map(

@@ -62,33 +62,39 @@ def plan_row(options: Options, size: str, target: plan.Target, mesh_spec: str) -
     return plan.plan(step, state, example, mesh, target)
 
 
-def row(size: str, made: Plan) -> str:
+def row(size: str, row_plan: Plan) -> str:
     """A row of the table; some cells stay empty where the step does not fit."""
-    milliseconds = {name: f"{1e3 * seconds:,.1f}" for name, seconds in made.lower_bounds.items()}
-    examples, tokens = made.per_step["examples"], made.per_step["tokens"]
-    received = made.collectives and f"{sum(part.bytes for part in made.collectives) / 2**30:.2f}"
+    milliseconds = {
+        name: f"{1e3 * seconds:,.1f}" for name, seconds in row_plan.lower_bounds.items()
+    }
+    examples, tokens = row_plan.per_step["examples"], row_plan.per_step["tokens"]
+    received = (
+        row_plan.collectives and f"{sum(part.bytes for part in row_plan.collectives) / 2**30:.2f}"
+    )
     cells = [
         size,
-        made.target,
-        ", ".join(f"{axis}={n}" for axis, n in made.mesh.items()),
+        row_plan.target,
+        ", ".join(f"{axis}={n}" for axis, n in row_plan.mesh.items()),
         f"{examples:,} x {tokens // examples:,}",
-        f"{made.memory_total / 2**30:.1f} of {(made.memory_limit or 0) / 2**30:.4g}",
+        f"{row_plan.memory_total / 2**30:.1f} of {(row_plan.memory_limit or 0) / 2**30:.4g}",
         received or "does not fit",
         milliseconds["matmul"],
         milliseconds["memory"],
         milliseconds.get("network", ""),
-        efficiency(made) if made.device_matmul_flops else "",
-        f"{made.throughput(0.4)['tokens']:,.0f}" if made.fits else "",
-        f"{made.compile_seconds:.0f}",
+        efficiency(row_plan) if row_plan.device_matmul_flops else "",
+        f"{row_plan.throughput(0.4)['tokens']:,.0f}" if row_plan.fits else "",
+        f"{row_plan.compile_seconds:.0f}",
     ]
     return f"| {' | '.join(cells)} |"
 
 
-def efficiency(made: Plan) -> str:
+def efficiency(row_plan: Plan) -> str:
     """Upper bounds of MFU: if no communication overlaps with compute, and if all of it does."""
-    matmul, network = made.lower_bounds["matmul"], made.lower_bounds["network"]
-    share = matmul * made.matmul_flops / (made.devices * (made.device_matmul_flops or 1))
-    return f"{share / (matmul + network):.0%} to {share / max(made.lower_bounds.values()):.0%}"
+    matmul, network = row_plan.lower_bounds["matmul"], row_plan.lower_bounds["network"]
+    share = (
+        matmul * row_plan.matmul_flops / (row_plan.devices * (row_plan.device_matmul_flops or 1))
+    )
+    return f"{share / (matmul + network):.0%} to {share / max(row_plan.lower_bounds.values()):.0%}"
 
 
 HEAD = (
@@ -114,11 +120,11 @@ def main(options: Options) -> None:
         for name in options.targets:
             target = plan.target(name)
             for mesh in options.meshes:
-                made = plan_row(options, size, target, mesh)
-                print(row(size, made), flush=True)
+                row_plan = plan_row(options, size, target, mesh)
+                print(row(size, row_plan), flush=True)
                 if options.out:
                     with options.out.open("a") as file:
-                        file.write(json.dumps({"size": size, **made.to_json()}) + "\n")
+                        file.write(json.dumps({"size": size, **row_plan.to_json()}) + "\n")
 
 
 if __name__ == "__main__":

@@ -142,8 +142,8 @@ def test_a_stopped_and_a_lost_run_go_on_exactly_on_another_machine(disk, whole, 
     assert f"folder    {URL}\npage      {URL}/report.html\n" in printed
     assert str(outcome.folder) == URL
     assert_identical(raw(outcome.state), expected.state)
-    figures = [line for line in lines if "test/error" in line]
-    assert numbers(folder, "test/") == figures
+    printed_metrics = [line for line in lines if "test/error" in line]
+    assert numbers(folder, "test/") == printed_metrics
     for name, value in expected.metrics.items():
         np.testing.assert_array_equal(experiment.results(URL)[name], value)
     assert_identical(raw(experiment.params(URL)), expected.state.params)

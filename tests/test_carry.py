@@ -1,4 +1,4 @@
-"""A state that goes from batch to batch: in steps, in parts of a batch, on meshes, in figures."""
+"""A state that goes from batch to batch: in steps, in parts of a batch, on meshes, in metrics."""
 
 import dataclasses
 import functools
@@ -95,18 +95,18 @@ def test_the_carry_is_split_as_the_batch_is(one, spec):
 
 @pytest.mark.parametrize("length", [5, 50, 400])
 @pytest.mark.parametrize("spec", ["data=1", "data=8"])
-def test_figures_do_not_depend_on_the_windows(spec, length):
+def test_metrics_do_not_depend_on_the_windows(spec, length):
     devices = jax.devices()[: 8 if spec == "data=8" else 1]
     mesh = sharding.mesh(spec, devices)
     state, _, _ = begin(mesh)
     evaluation = metrics.consecutive(MODEL, text.evaluation_stream(IDS, 1, length), "word")
-    figures = train.evaluate(evaluation, state.params, state.collections, mesh)
+    results = train.evaluate(evaluation, state.params, state.collections, mesh)
     tokens, targets = jnp.asarray(IDS[None, :-1], jnp.int32), jnp.asarray(IDS[None, 1:])
     params = jax.tree.map(jnp.asarray, jax.device_get(state.params))
     whole = float(cross_entropy(MODEL.apply({"params": params}, tokens), targets).mean())
-    assert figures["cross_entropy"] == pytest.approx(whole, rel=1e-5)
-    assert figures["perplexity"] == pytest.approx(np.exp(whole), rel=1e-5)
-    assert figures["bits_per_word"] == pytest.approx(whole / np.log(2), rel=1e-5)
+    assert results["cross_entropy"] == pytest.approx(whole, rel=1e-5)
+    assert results["perplexity"] == pytest.approx(np.exp(whole), rel=1e-5)
+    assert results["bits_per_word"] == pytest.approx(whole / np.log(2), rel=1e-5)
 
 
 def test_a_shorter_type_keeps_the_carry_in_its_own():
@@ -141,5 +141,5 @@ def test_the_carry_is_no_part_of_an_evaluation_that_does_not_carry(one):
     state, _, _ = begin(one)
     evaluation = metrics.next_token(MODEL, text.disjoint_windows(IDS, 20))
     small = dataclasses.replace(evaluation, batch_size=4)
-    figures = train.evaluate(small, state.params, state.collections, one)
-    assert 0 < figures["cross_entropy"] < 5
+    results = train.evaluate(small, state.params, state.collections, one)
+    assert 0 < results["cross_entropy"] < 5

@@ -65,7 +65,7 @@ def test_an_experiment_is_a_short_claim(path):
     assert documented == list(inspect.signature(make).parameters)
 
 
-def test_an_autoencoder_is_held_to_the_figure_of_its_samples_and_layers():
+def test_an_autoencoder_is_compared_with_the_result_for_its_samples_and_layers():
     make = load(FILES[0].with_name("iwae_mnist.py"))
     small = {"dataset": "digits", "eval_samples": 50, "steps": 20, "batch_size": 8}
     assert make(**small, samples=1).published.metrics == {"test/nll": 86.76}

@@ -305,7 +305,7 @@ def test_with_the_exact_posterior_each_draw_gives_the_exact_log_likelihood():
     np.testing.assert_allclose(weights, np.repeat(exact[:, None], 4, 1), rtol=1e-4, atol=1e-4)
 
 
-def figures(evaluation, params):
+def evaluate(evaluation, params):
     return train.evaluate(evaluation, params, {}, MESH)
 
 
@@ -314,9 +314,9 @@ def test_bounds_rise_with_the_samples_to_the_exact_log_likelihood():
     # Each image 40 times, so that means over draws are sharp.
     split = data.from_arrays(test={"image": np.tile(x, (40, 1, 1, 1))})["test"]
     nll = -exact.mean()
-    elbo = figures(metrics.elbo(model, split), params)["nll"]
+    elbo = evaluate(metrics.elbo(model, split), params)["nll"]
     bounds = [
-        figures(metrics.iwae(model, split, k, chunk), params)["nll"]
+        evaluate(metrics.iwae(model, split, k, chunk), params)["nll"]
         for k, chunk in ((1, 1), (4, 2), (20, 20), (2_000, 100))
     ]
     assert elbo > bounds[1] > bounds[2] > nll - 0.01
@@ -352,8 +352,8 @@ def test_of_two_layers_too_the_estimate_is_the_integral():
     p_x = np.prod(np.where(x_flat, p, 1 - p), axis=-1)  # (image, lower)
     exact = -np.log((p_x * p_lower).sum(axis=1) * 30 / 600).mean()
     split = data.from_arrays(test={"image": np.tile(x, (20, 1, 1, 1))})["test"]
-    estimate = figures(metrics.iwae(model, split, 2_000, 100), params)
-    elbo = figures(metrics.elbo(model, split), params)
+    estimate = evaluate(metrics.iwae(model, split, 2_000, 100), params)
+    elbo = evaluate(metrics.elbo(model, split), params)
     assert abs(estimate["nll"] - exact) < 0.02
     assert elbo["nll"] > exact
     np.testing.assert_allclose(estimate["bits_per_dim"], estimate["nll"] / 9 / math.log(2))
@@ -362,11 +362,11 @@ def test_of_two_layers_too_the_estimate_is_the_integral():
 # Metrics.
 
 
-def test_the_figures_are_sums_over_every_image_and_agree_with_each_other():
+def test_the_metrics_are_sums_over_every_image_and_agree_with_each_other():
     arrays = images(21)
     split = data.from_arrays(test=jax.device_get(arrays))["test"]
     params, _ = objectives.elbo(SMALL).init(KEY, arrays)
-    found = figures(metrics.elbo(SMALL, split), params)
+    found = evaluate(metrics.elbo(SMALL, split), params)
     assert found["elbo"] == -found["nll"]
     np.testing.assert_allclose(found["nll"], found["reconstruction"] + found["kl"])
     np.testing.assert_allclose(found["bits_per_dim"], found["nll"] / 16 / math.log(2))
@@ -399,14 +399,14 @@ def test_eight_devices_estimate_what_one_does():
     params, _ = objectives.elbo(SMALL).init(KEY, images())
     evaluation = dataclasses.replace(metrics.iwae(SMALL, split, 4, 2), batch_size=8)
     found = train.evaluate(evaluation, params, {}, sharding.mesh())
-    np.testing.assert_allclose(found["nll"], figures(evaluation, params)["nll"], rtol=1e-5)
+    np.testing.assert_allclose(found["nll"], evaluate(evaluation, params)["nll"], rtol=1e-5)
 
 
 def test_an_evaluation_in_bfloat16_is_close():
     split = data.from_arrays(test=jax.device_get(images(8)))["test"]
     params, _ = objectives.elbo(SMALL).init(KEY, images())
     full, half = (
-        figures(metrics.iwae(model, split, 100), params)["nll"] for model in (SMALL, Cast(SMALL))
+        evaluate(metrics.iwae(model, split, 100), params)["nll"] for model in (SMALL, Cast(SMALL))
     )
     assert 0 < abs(full - half) < 0.02 * full
 
@@ -416,8 +416,8 @@ def test_labels_are_given_to_a_conditional_model():
     split = data.from_arrays(test=jax.device_get(arrays))["test"]
     params, _ = objectives.elbo(model, inputs=("image", "label")).init(KEY, arrays)
     inputs = ("image", "label")
-    elbo = figures(metrics.elbo(model, split, inputs=inputs), params)["nll"]
-    estimate = figures(metrics.iwae(model, split, 1_000, inputs=inputs), params)["nll"]
+    elbo = evaluate(metrics.elbo(model, split, inputs=inputs), params)["nll"]
+    estimate = evaluate(metrics.iwae(model, split, 1_000, inputs=inputs), params)["nll"]
     assert estimate < elbo
 
 
@@ -425,7 +425,7 @@ def test_the_reconstruction_is_judged_by_cross_entropy_and_squared_error():
     model, arrays = shallow_autoencoder((4, 4, 1), 5), images(11)
     split = data.from_arrays(test=jax.device_get(arrays))["test"]
     params, _ = objectives.reconstruction(model).init(KEY, arrays)
-    found = figures(metrics.reconstruction(model, split), params)
+    found = evaluate(metrics.reconstruction(model, split), params)
     loss, _ = objectives.reconstruction(model)(params, {}, arrays, KEY)
     np.testing.assert_allclose(found["cross_entropy"], loss, rtol=1e-5)
     p = special.expit(model.apply({"params": params}, arrays["image"]))

@@ -84,7 +84,7 @@ def test_a_run_goes_on_with_more_devices(on_eight, devices, tmp_path):
     assert_near(outcome.folder, on_eight.folder)
 
 
-def test_the_mesh_and_the_calls_change_no_figure(on_eight, tmp_path):
+def test_the_mesh_and_the_calls_change_no_metric(on_eight, tmp_path):
     arguments = "--mesh", "data=2,fsdp=-1,tensor=2", "--steps-per-call", 4
     outcome, _ = quietly(tiny, *OPTIONS.split(), *arguments, "--out", tmp_path / "run")
     assert_near(outcome.folder, on_eight.folder)

@@ -18,7 +18,7 @@ from jaxmodels.report.confusion import confusion
 from jaxmodels.report.curves import _line, _panels
 from jaxmodels.report.filters import as_images
 from jaxmodels.report.images import displayable
-from jaxmodels.report.progress import Bar, Pace, duration
+from jaxmodels.report.progress import Bar, StepRate, duration
 
 
 def test_importing_the_package_is_cheap():
@@ -187,7 +187,7 @@ def test_a_terminal_gets_a_bar(monkeypatch):
 
 
 def test_pace_forgets():
-    pace = Pace(calls=3)
+    pace = StepRate(calls=3)
     assert pace(1, 0.0) is None
     assert pace(2, 10.0) == pytest.approx(0.1)
     pace(3, 11.0)

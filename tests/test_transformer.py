@@ -299,20 +299,20 @@ def test_packed_documents_are_trained_on_and_evaluated_as_each_alone():
         text.pack_documents(documents, 9),
         [text.pack_documents([d], 9) for d in documents],
     )
-    figures, chunked = (
+    results, chunked = (
         train.evaluate(judge(model, packed), params, {}, ONE)
         for judge in (metrics.next_token, metrics.next_token_in_chunks)
     )
-    assert chunked == pytest.approx(figures, rel=1e-5)
+    assert chunked == pytest.approx(results, rel=1e-5)
     own = [train.evaluate(metrics.next_token(model, one), params, {}, ONE) for one in alone]
     weights = [len(d) - 1 for d in documents]
     for name in ("cross_entropy", "accuracy"):
         expected = np.average([one[name] for one in own], weights=weights)
-        assert figures[name] == pytest.approx(expected, rel=1e-4)
+        assert results[name] == pytest.approx(expected, rel=1e-4)
     batch = next(iter(packed.padded(2)))
     for objective in (objectives.next_token, objectives.next_token_in_chunks):
         loss, aux = jax.jit(objective(model))(params, {}, batch, key(0))
-        assert float(loss) == pytest.approx(figures["cross_entropy"], rel=1e-4)
+        assert float(loss) == pytest.approx(results["cross_entropy"], rel=1e-4)
         assert aux.sums["cross_entropy"].weight == sum(weights)
 
 

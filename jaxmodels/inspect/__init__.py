@@ -1,4 +1,4 @@
-"""What runs a trained model to show something: predictions, samples, reconstructions, attention.
+"""Inspect a trained model: predictions, samples, reconstructions, latents, attention maps.
 
 Each function makes an inspection, `(variables, metrics, mesh) -> sections` of a page, which runs
 its `model` on the mesh, with the variables as they are placed there. All processes call it, since

@@ -1,4 +1,4 @@
-"""Running a model on a mesh for what people look at: results whole, on every host."""
+"""Run a model on a mesh and gather its outputs as numpy arrays on every host."""
 
 import dataclasses
 from collections.abc import Callable, Mapping

@@ -1,1 +1,1 @@
-"""Pieces that several networks share."""
+"""Layers shared by several networks: attention, blocks, recurrent layers, positions, dropout."""

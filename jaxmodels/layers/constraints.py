@@ -1,4 +1,4 @@
-"""Keeping activations where their rows of the batch are."""
+"""Sharding constraints of activations along the batch."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Checks of sizes and of input shapes, before XLA reports them in its own words."""
+"""Checks of sizes and input shapes, with clear errors."""
 
 from collections.abc import Sequence
 

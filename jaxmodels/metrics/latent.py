@@ -70,7 +70,7 @@ def iwae(
 
     Metrics: `nll` and `bits_per_dim`. The estimate is above -log p(x) in the mean, and falls to it
     as samples grow: Burda et al. 2016, "Importance weighted autoencoders", equation 8 and theorem
-    1; their figures are of 5,000. `chunk` draws of 100 images at a time are in memory.
+    1; their results are of 5,000. `chunk` draws of 100 images at a time are in memory.
     """
     if samples < 1 or chunk < 1 or samples % chunk:
         raise UserError(

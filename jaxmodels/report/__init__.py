@@ -1,4 +1,4 @@
-"""Pages of numbers and pictures: what a run leaves behind for people.
+"""HTML reports, learning curves and logs of a run.
 
 Nothing here runs a model (see `jaxmodels.inspect`). Importing this is cheap: matplotlib is imported
 only where a page is made.

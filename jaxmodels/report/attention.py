@@ -1,4 +1,4 @@
-"""Which words a model looks at."""
+"""Attention maps as heat maps, one per head."""
 
 import html
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ FONT = 11
 
 
 class AttentionMap(NamedTuple):
-    """Weights (N, T, S) in 0..1 of N heads, with the T words that look and the S looked at."""
+    """Attention weights (N, T, S) of N heads, with the T query and S key words."""
 
     weights: np.ndarray
     queries: Sequence[str]
@@ -22,9 +22,9 @@ class AttentionMap(NamedTuple):
 
 
 def attention(maps: Sequence[AttentionMap]) -> Section:
-    """Show each head of each map; the stronger the colour, the greater the weight."""
+    """Heat maps of attention weights, one per head; full colour is a weight of 1."""
     shown = "".join(map(_heads, maps))
-    note = "Each row's word looks at the columns' words; full colour is a weight of 1."
+    note = "Rows are queries, columns keys; full colour is a weight of 1."
     return Section("Attention", f'{shown}<p class="note">{note}</p>')
 
 
@@ -35,16 +35,16 @@ def _heads(one: AttentionMap) -> str:
             f"expected weights (N, T, S) of {expected[0]} and {expected[1]} words; "
             f"they have shape {one.weights.shape}"
         )
-    figures = (_figure(f"head {n}", weights, one) for n, weights in enumerate(one.weights, start=1))
+    panels = (_panel(f"head {n}", weights, one) for n, weights in enumerate(one.weights, start=1))
     title = html.escape(" ".join(one.queries))
-    return f'<h3>{title}</h3><div class="beside">{"".join(figures)}</div>'
+    return f'<h3>{title}</h3><div class="beside">{"".join(panels)}</div>'
 
 
-def _figure(name: str, weights: np.ndarray, words: AttentionMap) -> str:
+def _panel(name: str, weights: np.ndarray, words: AttentionMap) -> str:
     left, top = (8 + LETTER * max(map(len, side)) for side in (words.queries, words.keys))
     right, bottom = left + CELL * len(words.keys), top + CELL * len(words.queries)
     size = f'x="{left}" y="{top}" width="{right - left}" height="{bottom - top}"'
-    # Transparent where nothing is looked at, so that it stands on a light and on a dark page.
+    # Transparent where the weight is 0, for light and dark pages.
     source = png(signed(np.asarray(weights, np.float32)))
     parts = [
         f'<rect {size} style="fill:none; stroke:var(--rule)"/>',

@@ -50,7 +50,7 @@ def chart(
         _scale(axes, lines, log)
         for line, color in zip(lines, SERIES * len(lines), strict=False):
             _draw(axes, line, color)
-        _bare(axes, x_label)
+        _style_axes(axes, x_label)
         _labels(axes, lines, form)
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
@@ -78,7 +78,7 @@ def _scale(axes: Any, lines: Sequence[Line], log: bool) -> None:
         axes.set_ylim(low, high + 0.08 * ((high - low) or 1.0))
 
 
-def _bare(axes: Any, x_label: str) -> None:
+def _style_axes(axes: Any, x_label: str) -> None:
     """Axes with few ticks, horizontal rules, no frame."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
@@ -100,7 +100,7 @@ def _bare(axes: Any, x_label: str) -> None:
 
 def _labels(axes: Any, lines: Sequence[Line], form: Callable[[float], str]) -> None:
     """Name and last value to the right of each curve's end, moved apart where they'd overlap."""
-    for n, height in _places([_height(axes, line.y) for line in lines]):
+    for n, height in _spread_labels([_height(axes, line.y) for line in lines]):
         style = {"color": SERIES[n % len(SERIES)], "transform": axes.transAxes, "va": "center"}
         value = form(float(_finite(lines[n].y)[-1]))
         if lines[n].label:
@@ -109,7 +109,7 @@ def _labels(axes: Any, lines: Sequence[Line], form: Callable[[float], str]) -> N
         axes.text(1.03, height, value, **style)
 
 
-def _places(heights: list[float], apart: float = 0.18) -> list[tuple[int, float]]:
+def _spread_labels(heights: list[float], apart: float = 0.18) -> list[tuple[int, float]]:
     """Where the labels go: at their heights, or as little lower as keeps them apart."""
     places, top = [], np.inf
     for height, n in sorted(((h, n) for n, h in enumerate(heights)), reverse=True):

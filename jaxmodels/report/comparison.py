@@ -1,4 +1,4 @@
-"""The section of results: measured metrics beside published ones."""
+"""Results section: measured metrics beside published ones."""
 
 import html
 

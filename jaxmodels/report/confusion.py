@@ -1,4 +1,4 @@
-"""Which classes are taken for which."""
+"""Confusion matrix and the most frequent confusions."""
 
 import html
 from collections.abc import Sequence

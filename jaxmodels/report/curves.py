@@ -10,7 +10,7 @@ from jaxmodels.report.charts import Line, chart
 from jaxmodels.report.page import Section
 
 Series = tuple[np.ndarray, np.ndarray]
-# What stands in one panel, though train and test have different names for it; first found, first.
+# Quantities that share a panel although train and test name them differently; the first found.
 SHARED = {
     "loss": ("cross_entropy", "nll", "mse", "loss"),
     "error": ("error",),
@@ -18,10 +18,9 @@ SHARED = {
 
 
 def curves(metrics: Mapping[str, Series], types: Mapping[str, Metric] | None = None) -> Section:
-    """Draw what `read_metrics` gives, one panel a quantity; names are `split/quantity`.
+    """Learning curves from `read_metrics`, one panel per quantity; names are `split/quantity`.
 
-    `types` says by full name what unit a metric has; a panel takes the first that one of its names
-    has, so that training curves are drawn as those of the evaluation beside them.
+    `types` has the units by full name; training curves take the unit of the evaluation's metric.
 
     A name without a split belongs to `train`. Accuracy is drawn as error, which has room for
     differences near the end. Long noisy curves are means over a moving window of a thirtieth of
@@ -29,8 +28,8 @@ def curves(metrics: Mapping[str, Series], types: Mapping[str, Metric] | None = N
     """
     panels = _panels(_by_split(metrics))
     units = _units(types or {})
-    figures = [_figure(name, series, units) for name, series in panels.items()]
-    return Section("Learning curves", f'<div class="panels">{"".join(figures)}</div>')
+    panels_html = [_panel(name, series, units) for name, series in panels.items()]
+    return Section("Learning curves", f'<div class="panels">{"".join(panels_html)}</div>')
 
 
 def _by_split(metrics: Mapping[str, Series]) -> dict[str, dict[str, Series]]:
@@ -71,7 +70,7 @@ def _units(types: Mapping[str, Metric]) -> dict[str, str]:
     return {name.rpartition("/")[2]: kind.unit for name, kind in types.items()}
 
 
-def _figure(name: str, series: dict[str, Series], units: Mapping[str, str]) -> str:
+def _panel(name: str, series: dict[str, Series], units: Mapping[str, str]) -> str:
     unit = units.get(name.replace("-", "_"), units.get("accuracy", "") if name == "error" else "")
     share = unit == "%"
     ordered = sorted(series.items(), key=lambda item: item[0] != "train")
@@ -81,7 +80,7 @@ def _figure(name: str, series: dict[str, Series], units: Mapping[str, str]) -> s
     svg = chart(
         lines,
         "step",
-        log=name != "learning_rate" and _wide(lines),
+        log=name != "learning_rate" and _spans_decades(lines),
         form=lambda v: f"{v:.2f} %" if share else f"{v:.3g}",
     )
     shown = f", {unit}" if unit and unit not in name else ""  # bits_per_byte says it already
@@ -103,7 +102,7 @@ def _noisy(values: np.ndarray) -> bool:
 
 
 def _moving_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """Centred, over what there is at the ends; values that are not finite are left out."""
+    """Centred moving mean over finite values; windows are shorter at the ends."""
     finite = np.isfinite(values)
     box = np.ones(2 * (window // 2) + 1)
     total = np.convolve(np.where(finite, values, 0.0), box, mode="same")
@@ -123,7 +122,7 @@ def _thin(steps: np.ndarray, values: np.ndarray, limit: int = 400) -> Series:
     return steps[keep], values[keep]
 
 
-def _wide(lines: list[Line]) -> bool:
+def _spans_decades(lines: list[Line]) -> bool:
     """Whether the values span more than a decade, which asks for a logarithmic scale."""
     values = np.concatenate([line.y for line in lines])
     positive = values[np.isfinite(values) & (values > 0)]

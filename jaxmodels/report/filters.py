@@ -1,4 +1,4 @@
-"""What the first layer looks for."""
+"""First-layer filters as images."""
 
 import math
 

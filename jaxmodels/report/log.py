@@ -1,4 +1,4 @@
-"""The numbers of a run, as they come: `metrics.jsonl`, TensorBoard events, progress."""
+"""Logging of metrics during a run: `metrics.jsonl`, TensorBoard events, progress."""
 
 import json
 import math
@@ -17,7 +17,7 @@ METRICS = "metrics.jsonl"
 
 
 class Log:
-    """A context in which a run writes down its numbers and shows how far it is."""
+    """A context that logs the metrics of a run and shows its progress."""
 
     def __init__(
         self,
@@ -52,9 +52,9 @@ class Log:
         self._file.close()
 
     def resume(self, step: int) -> None:
-        """Forget what was written beyond `step`, and a last line that a kill cut short.
+        """Drop lines beyond `step`, and a last line that a kill cut short.
 
-        TensorBoard is told to hide what the earlier process wrote beyond `step`.
+        TensorBoard hides events beyond `step`.
         """
         self._file.close()
         kept = [line for line in _lines(self.path) if _step(line) in range(step + 1)]
@@ -75,7 +75,7 @@ class Log:
         self._events.write(int(step), now, values)
 
     def progress(self, step: int, scalars: Mapping[str, Any]) -> None:
-        """Show how far the run is; call it every step, it reads `scalars` only when it is due."""
+        """Show progress; call it every step: it reads `scalars` only when a report is due."""
         now = time.monotonic()
         if now >= self._due or step >= self._total:
             self._due = now + self._display.show(int(step), now, scalars)

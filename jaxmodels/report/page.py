@@ -84,18 +84,18 @@ def sections(parts: Iterable[tuple[str, Callable[[], Sequence[Section]]]]) -> li
 
     A page never costs a run its results.
     """
-    return [section for title, make in parts for section in _made_or_failed(title, make)]
+    return [section for title, make in parts for section in _sections_or_failure(title, make)]
 
 
 def failed_section(title: str, error: BaseException) -> Section:
-    """A section in the place of one that could not be made: the error, and where it was raised."""
+    """A section with the error of one that failed, and where it was raised."""
     frame = traceback.extract_tb(error.__traceback__)[-1:]
     place = "".join(f" ({Path(f.filename).name}, line {f.lineno})" for f in frame)
     message = html.escape(f"{type(error).__name__}: {error}")
-    return Section(title, f'<p class="verdict bad">Could not be made: {message}{place}</p>')
+    return Section(title, f'<p class="verdict bad">This section failed: {message}{place}</p>')
 
 
-def _made_or_failed(title: str, make: Callable[[], Sequence[Section]]) -> Sequence[Section]:
+def _sections_or_failure(title: str, make: Callable[[], Sequence[Section]]) -> Sequence[Section]:
     try:
         return make()
     except Exception as error:

@@ -10,34 +10,34 @@ from jaxmodels.report.tables import facts, table
 UNKNOWN = "unknown: a step that does not fit is not compiled"
 
 
-def plan_lines(made: Mapping[str, Any]) -> str:
+def plan_lines(data: Mapping[str, Any]) -> str:
     """A plan's JSON as text for a terminal."""
-    rows = [*_summary(made).items(), *_memory(made).items(), *_step(made).items()]
-    rows += [(kind, f"{times} times, {size}") for kind, times, size in _collective_rows(made)]
-    rows += [(leaf["path"], f"{_shape(leaf)}, {_split(leaf)}") for leaf in made["placement"]]
+    rows = [*_summary(data).items(), *_memory(data).items(), *_step(data).items()]
+    rows += [(kind, f"{times} times, {size}") for kind, times, size in _collective_rows(data)]
+    rows += [(leaf["path"], f"{_shape(leaf)}, {_split(leaf)}") for leaf in data["placement"]]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
 
-def plan(made: Mapping[str, Any], alternatives: Sequence[Mapping[str, Any]]) -> list[Section]:
+def plan(data: Mapping[str, Any], alternatives: Sequence[Mapping[str, Any]]) -> list[Section]:
     """Sections of a plan's JSON, and of the alternatives tried where it does not fit."""
-    tried = [Section("Alternatives", _alternatives(made, alternatives))] if alternatives else []
+    extra = [Section("Alternatives", _alternatives(data, alternatives))] if alternatives else []
     return [
-        Section("Summary", facts(_summary(made))),
-        *tried,
-        Section("Memory of a device", table(("use", "bytes"), _memory(made).items(), (1,))),
-        Section("A step", facts(_step(made))),
-        Section("Collectives of a step", _collectives(made)),
-        Section("Placement", _placement(made)),
+        Section("Summary", facts(_summary(data))),
+        *extra,
+        Section("Memory of a device", table(("use", "bytes"), _memory(data).items(), (1,))),
+        Section("A step", facts(_step(data))),
+        Section("Collectives of a step", _collectives(data)),
+        Section("Placement", _placement(data)),
     ]
 
 
-def _summary(made: Mapping[str, Any]) -> dict[str, str]:
+def _summary(data: Mapping[str, Any]) -> dict[str, str]:
     return {
-        "target": f"{made['target']}, {made['devices']:,} x {made['chip'] or 'CPU'}",
-        "mesh": ", ".join(f"{axis}={size}" for axis, size in made["mesh"].items()),
-        "parameters": f"{made['parameters']:,}",
-        "memory of a device": _fit(made),
+        "target": f"{data['target']}, {data['devices']:,} x {data['chip'] or 'CPU'}",
+        "mesh": ", ".join(f"{axis}={size}" for axis, size in data["mesh"].items()),
+        "parameters": f"{data['parameters']:,}",
+        "memory of a device": _fit(data),
     }
 
 
@@ -46,49 +46,49 @@ def change_as_options(change: Mapping[str, str]) -> str:
     return " ".join(f"--{name} {value}" for name, value in change.items())
 
 
-def _fit(made: Mapping[str, Any]) -> str:
-    if made["memory_limit"] is None:
-        return _size(made["memory_total"])
-    fit = "fits" if made["fits"] else "DOES NOT FIT"
-    return f"{_size(made['memory_total'])} of {_size(made['memory_limit'])}: {fit}"
+def _fit(data: Mapping[str, Any]) -> str:
+    if data["memory_limit"] is None:
+        return _size(data["memory_total"])
+    fit = "fits" if data["fits"] else "DOES NOT FIT"
+    return f"{_size(data['memory_total'])} of {_size(data['memory_limit'])}: {fit}"
 
 
-def _memory(made: Mapping[str, Any]) -> dict[str, str]:
-    return {name: _size(size) for name, size in made["memory"].items()}
+def _memory(data: Mapping[str, Any]) -> dict[str, str]:
+    return {name: _size(size) for name, size in data["memory"].items()}
 
 
-def _step(made: Mapping[str, Any]) -> dict[str, str]:
+def _step(data: Mapping[str, Any]) -> dict[str, str]:
     shown = {
-        "FLOPs": f"{made['flops']:.3g}, of which {made['matmul_flops']:.3g} in matmuls",
-        "matmul FLOPs of a device": _device_matmul_flops(made),
-        **{f"lower bound, {k}": f"{1e3 * s:.3g} ms" for k, s in made["lower_bounds"].items()},
+        "FLOPs": f"{data['flops']:.3g}, of which {data['matmul_flops']:.3g} in matmuls",
+        "matmul FLOPs of a device": _device_matmul_flops(data),
+        **{f"lower bound, {k}": f"{1e3 * s:.3g} ms" for k, s in data["lower_bounds"].items()},
     }
-    if made["collectives"] is None:
+    if data["collectives"] is None:
         shown["collectives"] = UNKNOWN
-    for share, rates in made["throughput"].items() if made["lower_bounds"] else ():
+    for share, rates in data["throughput"].items() if data["lower_bounds"] else ():
         shown[f"throughput at {share} MFU"] = ", ".join(f"{r:,.0f} {u}/s" for u, r in rates.items())
-    if made["uncounted"]:
-        shown["not counted"] = ", ".join(made["uncounted"])
+    if data["uncounted"]:
+        shown["not counted"] = ", ".join(data["uncounted"])
     return shown
 
 
-def _device_matmul_flops(made: Mapping[str, Any]) -> str:
-    own = made["device_matmul_flops"]
+def _device_matmul_flops(data: Mapping[str, Any]) -> str:
+    own = data["device_matmul_flops"]
     if own is None:
         return UNKNOWN
     if not own:
         return "none"
-    times = own * made["devices"] / made["matmul_flops"]
+    times = own * data["devices"] / data["matmul_flops"]
     return f"{own:.3g}, {times:.2f} times an equal share"
 
 
-def _collective_rows(made: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    for part in made["collectives"] or ():
+def _collective_rows(data: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    for part in data["collectives"] or ():
         yield part["kind"], f"{part['count']:,}", _size(part["bytes"])
 
 
-def _alternatives(made: Mapping[str, Any], alternatives: Sequence[Mapping[str, Any]]) -> str:
-    rows = [("as given", _fit(made))] + [
+def _alternatives(data: Mapping[str, Any], alternatives: Sequence[Mapping[str, Any]]) -> str:
+    rows = [("as given", _fit(data))] + [
         (
             change_as_options(other["change"]),
             html.escape(other["error"]) if "error" in other else _fit(other),
@@ -98,14 +98,14 @@ def _alternatives(made: Mapping[str, Any], alternatives: Sequence[Mapping[str, A
     return table(("change", "memory of a device"), rows)
 
 
-def _collectives(made: Mapping[str, Any]) -> str:
-    rows = list(_collective_rows(made))
+def _collectives(data: Mapping[str, Any]) -> str:
+    rows = list(_collective_rows(data))
     if not rows:
-        return f'<p class="note">{UNKNOWN if made["collectives"] is None else "None"}.</p>'
+        return f'<p class="note">{UNKNOWN if data["collectives"] is None else "None"}.</p>'
     return table(("collective", "count", "bytes received by a device"), rows, numbers=(1, 2))
 
 
-def _placement(made: Mapping[str, Any]) -> str:
+def _placement(data: Mapping[str, Any]) -> str:
     rows = [
         (
             f"<code>{html.escape(leaf['path'])}</code>",
@@ -113,7 +113,7 @@ def _placement(made: Mapping[str, Any]) -> str:
             _split(leaf),
             _size(leaf["bytes"]),
         )
-        for leaf in made["placement"]
+        for leaf in data["placement"]
     ]
     return table(("parameter", "shape", "split", "bytes on a device"), rows, numbers=(3,))
 

@@ -1,4 +1,4 @@
-"""A sheet of predictions: some right ones, and the worst mistakes."""
+"""Predictions of a classifier: correct examples and the worst mistakes."""
 
 import html
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, a line now and then in a log file."""
+"""Progress of a run: a bar on a terminal, lines in a log file."""
 
 import sys
 from collections import deque
@@ -8,7 +8,7 @@ from typing import Any
 from jaxmodels.metric import Metric
 
 SHOWN = {"loss": Metric(), "error": Metric("%"), "accuracy": Metric("%")}
-"""The scalars that have a place in a line, and how they are written."""
+"""Scalars that are shown in a progress line, and their format."""
 
 
 def on_terminal() -> bool:
@@ -20,7 +20,7 @@ def on_terminal() -> bool:
     return not Console().is_dumb_terminal
 
 
-class Pace:
+class StepRate:
     """Steps per second over the last few calls, so that a compilation is soon forgotten."""
 
     def __init__(self, calls: int):
@@ -41,12 +41,12 @@ class Lines:
         """Print nothing yet."""
         self._total, self._unit, self._per_step = total, unit, per_step
         self._every = 10.0 if every is None else every
-        self._pace = Pace(calls=7)
+        self._rate = StepRate(calls=7)
         self._shown = 0
 
     def show(self, step: int, now: float, scalars: Mapping[str, Any]) -> float:
         """Print the line; the result is the time until the next one is due, in seconds."""
-        rate = self._pace(step, now)
+        rate = self._rate(step, now)
         facts = _facts(step, self._total, scalars, rate, self._unit, self._per_step)
         self.message(f"step {facts}")
         self._shown += 1
@@ -70,7 +70,7 @@ class Bar:
 
         self._total, self._unit, self._per_step = total, unit, per_step
         self._every = 0.25 if every is None else every
-        self._pace = Pace(calls=40)
+        self._rate = StepRate(calls=40)
         console = Console()
         bar = BarColumn(24 if console.width >= 100 else 8)
         text = TextColumn("{task.fields[facts]}", markup=False)
@@ -80,7 +80,7 @@ class Bar:
 
     def show(self, step: int, now: float, scalars: Mapping[str, Any]) -> float:
         """Draw the bar; the result is the time until it is due again, in seconds."""
-        rate = self._pace(step, now)
+        rate = self._rate(step, now)
         facts = _facts(step, self._total, scalars, rate, self._unit, self._per_step)
         self._progress.update(self._task, completed=step, facts=facts, refresh=True)
         return self._every

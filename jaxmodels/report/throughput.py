@@ -1,4 +1,4 @@
-"""How fast the run was."""
+"""Throughput of a run: examples per second, time per step."""
 
 import numpy as np
 
@@ -21,22 +21,22 @@ def throughput(
     Times are in seconds; `first_step` is that from the program's start to the end of its first
     step. Between the first and the last line of one step lies an evaluation, which is left out.
     """
-    ends, passed, seconds = _stretches(steps, times)
+    ends, passed, seconds = _windows(steps, times)
     rows = {
         "first step after": None if first_step is None else f"{first_step:.1f} s",
         "of which compilation": None if compilation is None else f"{compilation:.1f} s",
     }
-    figure = ""
+    panel = ""
     if ends.size:
         step_time = float(np.median(seconds / passed))
         rows["median step"] = _milliseconds(step_time)
         rows["median rate"] = f"{per_step / step_time:,.0f} {unit}/s"
         rows["whole run"] = duration(float(times.max() - times.min()))
-        figure = _figure(ends, per_step * passed / seconds, unit)
-    return Section("Throughput", figure + facts({k: v for k, v in rows.items() if v is not None}))
+        panel = _panel(ends, per_step * passed / seconds, unit)
+    return Section("Throughput", panel + facts({k: v for k, v in rows.items() if v is not None}))
 
 
-def _stretches(steps: np.ndarray, times: np.ndarray, limit: int = 30) -> tuple[np.ndarray, ...]:
+def _windows(steps: np.ndarray, times: np.ndarray, limit: int = 30) -> tuple[np.ndarray, ...]:
     """Where each of at most `limit` stretches ends, how many steps and seconds it is long.
 
     Single lines are too near to each other: they are written in bursts, when values arrive.
@@ -51,7 +51,7 @@ def _stretches(steps: np.ndarray, times: np.ndarray, limit: int = 30) -> tuple[n
     return np.array([unique[1:][g].max(initial=0) for g in groups])[good], passed[good], total[good]
 
 
-def _figure(ends: np.ndarray, rates: np.ndarray, unit: str) -> str:
+def _panel(ends: np.ndarray, rates: np.ndarray, unit: str) -> str:
     svg = chart([Line("", ends, rates)], "step", form=lambda v: f"{v:,.0f}")
     return (
         f'<div class="panels"><figure><figcaption>speed<span>, {unit} per second</span>'

@@ -60,14 +60,13 @@ def fit(
     """Train until step `stop`, or until `should_stop(n)` is true after a step; return the state.
 
     Args:
-        state: the initial state, at any step number; donated.
+        state: to start from, at any step number; donated.
         step: from `make_step`, or of several steps a call (`repeat`).
-        batches: batches by step number.
-        mesh: devices that batches are placed on.
+        batches, mesh: batches by step number, and the devices that they are placed on.
         stop: the last step number.
         per_call: steps per call of `step`, for a step made by `repeat`.
         on_scalars: called with n and arrays (steps of the call,), in order, up to `MAX_PENDING`
-            calls late; all are delivered before an action runs.
+            calls late, but before any action.
         actions: called between steps at their intervals.
         should_stop: called after every call of `step`.
     """
