@@ -30,7 +30,7 @@ from jaxmodels.typing import Array
 
 DIMENSIONS = lax.conv_dimension_numbers((1,) * 4, (1,) * 4, ("NHWC", "HWIO", "NHWC"))
 CHUNK_BYTES = 2**20
-"""How much of the inputs is unfolded at a time: half of a core's second-level cache."""
+"""Bytes of the inputs that are unfolded at a time: half of a core's second-level cache."""
 
 Pads = Sequence[tuple[int, int]]
 

@@ -1,4 +1,4 @@
-"""Pooling without overlap, over the two spatial axes of (..., H, W, C).
+"""Max and average pooling without overlap, over the two spatial axes of (..., H, W, C).
 
 Written with reshapes: the gradient of `lax.reduce_window`'s maximum takes two fifths of a small
 ConvNet's step on a CPU. Where several values of a window are the largest, they share the gradient

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float
 from jaxmodels.typing import Array
 
 State = tuple[Array, ...]
-"""What goes from step to step: h (B, H), which is also the output, then others of that shape."""
+"""Recurrent state: h (B, H), which is also the output, then others of that shape."""
 Update = Callable[[State, Array], State]
 """`(state, gates) -> state` of one step; gates are (B, columns)."""
 
@@ -44,7 +44,7 @@ def plain_scan(
     state: State,
     options: ScanOptions,
 ) -> tuple[Array, State]:
-    """Take `state = step(state, masked h, stream[t])` for each t; outputs and final state."""
+    """Scan `state = step(state, masked h, stream[t])` over t; outputs and final state."""
 
     def body(state: State, inputs: tuple[Array, Array | None]) -> tuple[State, Array]:
         x, valid = inputs
@@ -64,7 +64,7 @@ def plain_scan(
 def rnn_scan(
     update: Update, stream: Array, kernel: Array, state: State, options: ScanOptions
 ) -> tuple[Array, State]:
-    """Take `state = update(state, stream[t] + h @ kernel)` for each t; outputs and final state.
+    """Scan `state = update(state, stream[t] + h @ kernel)` over t; outputs and final state.
 
     The product is added to the first columns where the stream (T, B, columns) has more of them.
     Everything is computed in the type that stream, kernel and state promote to; gradients have the

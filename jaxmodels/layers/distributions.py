@@ -16,7 +16,7 @@ from jaxmodels.losses import binary_cross_entropy
 from jaxmodels.typing import Array, Key
 
 LOG_SCALES = -7 - math.log(2), 60.0
-"""Of a discretised logistic, the least and the greatest.
+"""Least and greatest log-scale of a discretised logistic.
 
 The least is that of PixelCNN++'s code, -7, for values that lie half as far apart here; below it
 gradients explode. Beyond the greatest float32 would round the probability between the ends to 0.
@@ -119,7 +119,7 @@ class Likelihood:
     mean: Callable[..., Array]
 
     def split(self, outputs: Array) -> list[Array]:
-        """Take a decoder's outputs (..., parameters * C) apart, into arrays (..., C)."""
+        """Split a decoder's outputs (..., parameters * C) into arrays (..., C)."""
         return jnp.split(outputs, self.parameters, axis=-1)
 
     def expected(self, outputs: Array) -> Array:
@@ -144,13 +144,13 @@ def _location(mean: Array, _: Array) -> Array:
 
 
 bernoulli = Likelihood(1, bernoulli_log_prob, jax.nn.sigmoid)
-"""Of values in 0..1: a decoder computes logits."""
+"""Likelihood of values in [0, 1]; a decoder computes logits."""
 
 gaussian = Likelihood(2, gaussian_log_prob, _location)
-"""A density, which may be above 1: a decoder computes means and log-variances."""
+"""Normal density, which may be above 1; a decoder computes means and log-variances."""
 
 logistic = Likelihood(2, discretized_logistic_log_prob, _location)
-"""Of bytes over 255: a decoder computes means and log-scales."""
+"""Discretised logistic likelihood of bytes over 255; a decoder computes means and log-scales."""
 
 
 def _wide(*arrays: Array) -> tuple[Array, ...]:

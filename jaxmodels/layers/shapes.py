@@ -17,7 +17,7 @@ def check_sizes(**sizes: int | Sequence[int]) -> None:
 
 
 def freeze_sequences(module: nn.Module, *names: str) -> None:
-    """Make tuples of a module's sequences: with a list among its attributes it has no hash."""
+    """Convert attributes of a module to tuples: with a list among them it cannot be hashed."""
     for name in names:
         object.__setattr__(module, name, tuple(getattr(module, name)))
 

@@ -1,4 +1,4 @@
-"""Autoencoders, and the encoders and decoders that variational ones share with them."""
+"""Autoencoders: dense and convolutional encoders and decoders, which VAEs use too."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -177,7 +177,7 @@ class Autoencoder(nn.Module):
 
     @property
     def tensor_dims(self) -> Mapping[str, int]:
-        """Which dimensions `sharding.tensor` may split, by pattern."""
+        """Dimensions of params that `sharding.tensor` may split, by pattern."""
         return CODER_DIMS
 
     def encode(self, image: Float[Array, "B *image"]) -> Float[Array, "B Z"]:

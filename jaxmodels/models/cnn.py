@@ -1,4 +1,4 @@
-"""Small convolutional networks for small images."""
+"""Convolutional networks for small images: LeNet-5, and a ConvNet of two layers."""
 
 from collections.abc import Callable, Mapping
 
@@ -49,7 +49,7 @@ class LeNet(nn.Module):
 
     @property
     def tensor_dims(self) -> Mapping[str, int]:
-        """Which dimensions `sharding.tensor` may split: the dense layers hold the params."""
+        """Dimensions of params that `sharding.tensor` may split: of the dense layers."""
         return {"c5/": -1, "f6/kernel": -2}
 
     def _fit(self, x: Array) -> Array:
@@ -104,5 +104,5 @@ class ConvNet(nn.Module):
 
     @property
     def tensor_dims(self) -> Mapping[str, int]:
-        """Which dimensions `sharding.tensor` may split: the dense layers hold the params."""
+        """Dimensions of params that `sharding.tensor` may split: of the dense layers."""
         return {"hidden/": -1, "output/kernel": -2}

@@ -38,7 +38,7 @@ class HierarchicalVAE(nn.Module):
         posteriors: q of each layer given what is below, from x up.
         priors: p of each layer but the top one given the layer above; the top's is standard normal.
         decoder: computes the parameters of p(x | z1).
-        likelihood: of the pixels, given what the decoder computes.
+        likelihood: p(x | z1), given the decoder's outputs.
     """
 
     posteriors: Sequence[DiagonalGaussian]
@@ -88,7 +88,7 @@ class HierarchicalVAE(nn.Module):
 
     @property
     def tensor_dims(self) -> Mapping[str, int]:
-        """Which dimensions `sharding.tensor` may split, by pattern."""
+        """Dimensions of params that `sharding.tensor` may split, by pattern."""
         return CODER_DIMS
 
     def encode(self, image: Float[Array, "B *image"]) -> Array:

@@ -51,7 +51,7 @@ class MLP(nn.Module):
 
     @property
     def tensor_dims(self) -> Mapping[str, int]:
-        """Which dimensions `sharding.tensor` may split, by pattern."""
+        """Dimensions of params that `sharding.tensor` may split, by pattern."""
         return DENSE_DIMS if len(self.widths) > 1 else {}
 
 

@@ -169,7 +169,7 @@ class ResNet(nn.Module):
 
     @property
     def tensor_dims(self) -> Mapping[str, int]:
-        """Which dimensions `sharding.tensor` may split: the classes.
+        """Dimensions of params that `sharding.tensor` may split: the classes.
 
         Not the channels: they are few where images are large, and the sums over devices that
         split convolutions need are as large as the images.

@@ -89,7 +89,7 @@ class RNNLanguageModel(nn.Module):
 
     @property
     def tensor_dims(self) -> Mapping[str, int]:
-        """Which dimensions `sharding.tensor` may split: the vocabulary.
+        """Dimensions of params that `sharding.tensor` may split: the vocabulary.
 
         Not the recurrent layers: each of their steps would wait for the other devices.
         """

@@ -19,7 +19,7 @@ from jaxmodels.special_tokens import PAD
 from jaxmodels.typing import CARRY, Array
 
 Memory = dict[str, Array]
-"""What the decoder needs of the source: see `RNNEncoder.__call__`."""
+"""The encoded source, by name: see `RNNEncoder.__call__`."""
 _normal = nn.initializers.normal(0.01)
 
 
@@ -158,7 +158,7 @@ class RNNEncoderDecoder(nn.Module):
 
     @property
     def tensor_dims(self) -> Mapping[str, int]:
-        """Which dimensions `sharding.tensor` may split: the vocabularies (see `models.rnn`)."""
+        """Dimensions of params that `sharding.tensor` may split: the vocabularies."""
         return {"embedding/embedding": -2, "output/": -1}
 
     def encode(self, source: Integer[Array, "B S"], train: bool = False) -> Memory:

@@ -75,7 +75,7 @@ class VAE(nn.Module):
     Attributes:
         posterior: computes mean and log-variance of q(z | x).
         decoder: computes the parameters of p(x | z).
-        likelihood: of the pixels, given what the decoder computes.
+        likelihood: p(x | z), given the decoder's outputs.
     """
 
     posterior: DiagonalGaussian
@@ -104,7 +104,7 @@ class VAE(nn.Module):
 
     @property
     def tensor_dims(self) -> Mapping[str, int]:
-        """Which dimensions `sharding.tensor` may split, by pattern."""
+        """Dimensions of params that `sharding.tensor` may split, by pattern."""
         return CODER_DIMS
 
     def encode(self, image: Float[Array, "B *image"], *conditions: Array) -> Array:
@@ -176,7 +176,7 @@ def conditional_vae(
     hidden: Sequence[int] = (500,),
     latents: int = 20,
 ) -> VAE:
-    """As `mlp_vae`, of images given their labels: 825,824 parameters for ten classes."""
+    """Conditional `mlp_vae`, of images given labels: 825,824 parameters for ten classes."""
     return VAE(
         DiagonalGaussian(Conditioned(MLPTrunk(tuple(hidden)), num_classes), latents),
         Conditioned(DenseDecoder(tuple(hidden)[::-1], image_shape), num_classes),
