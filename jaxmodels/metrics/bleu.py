@@ -35,7 +35,7 @@ def bleu(
     """Evaluate translations: BLEU of a corpus in 0..100, higher is better.
 
     Papineni et al., 2002, "BLEU: a method for automatic evaluation of machine translation", by
-    sacreBLEU (Post, 2018), whose smoothing only tells where an order has no match at all.
+    sacreBLEU (Post, 2018), whose smoothing matters only where an order has no match at all.
 
     Metrics: `bleu`, of our own tokens, `words(ids)` against `tokenize(reference)`; `sacrebleu`, of
     `text(ids)` against the reference as it is, both tokenised by sacreBLEU's 13a: this one can be
@@ -61,22 +61,33 @@ def bleu(
         return {"ids": ids, "index": batch["index"]}
 
     def summary(rows: Totals) -> Metrics:
-        index = rows["index"]
-        _check_index(index, references, split.name)
+        _check_index(rows["index"], references, split.name)
         outputs = truncate_at_eos(rows["ids"])
-        expected = [references[int(n)] for n in index]
-        tokens = [" ".join(tokenize(line)) for line in expected]
-        ours = _corpus_score("none", [words(ids) for ids in outputs], tokens)
-        return {
-            "bleu": float(ours.score),
-            "sacrebleu": float(_corpus_score("13a", list(map(text, outputs)), expected).score),
-            "length_ratio": float(ours.sys_len / ours.ref_len),
-        }
+        return _bleu_metrics(
+            ([words(ids) for ids in outputs], [text(ids) for ids in outputs]),
+            [references[int(n)] for n in rows["index"]],
+            tokenize,
+        )
 
     decoder = FunctionModel(decode)
     return Evaluation(
         decoder, split, tuple(inputs), statistics, summary, TYPES, Rows(), batch_size=batch_size
     )
+
+
+def _bleu_metrics(
+    outputs: tuple[list[str], list[str]],
+    references: list[str],
+    tokenize: Callable[[str], list[str]],
+) -> Metrics:
+    """Scores of outputs in tokens, and as one would write them."""
+    in_tokens, as_written = outputs
+    ours = _corpus_score("none", in_tokens, [" ".join(tokenize(line)) for line in references])
+    return {
+        "bleu": float(ours.score),
+        "sacrebleu": float(_corpus_score("13a", as_written, references).score),
+        "length_ratio": float(ours.sys_len / ours.ref_len),
+    }
 
 
 def _corpus_score(tokenizer: str, hypotheses: list[str], references: list[str]) -> Any:

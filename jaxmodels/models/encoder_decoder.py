@@ -200,25 +200,11 @@ def transformer(
     """The encoder-decoder of Vaswani et al. 2017: post-norm, ReLU, dropout of hidden features too.
 
     The paper does not name that last dropout; the authors' code (tensor2tensor) has it. With
-    `pre_norm` for `residual`, both stacks end with a norm (Xiong et al. 2020, "On layer
-    normalization in the Transformer architecture").
-
-    Args:
-        source_vocab: None where both languages share one vocabulary and its embedding.
-        vocab_size: V, of the target.
-        width: D.
-        depth: blocks on each side.
-        num_heads: N.
-        hidden: width of the feed-forward layers.
-        dropout: of embeddings, sublayers and hidden features.
-        context: the longest sentence.
-        residual: `post_norm` or `pre_norm`.
-        position_embedding: of both sides; `SinusoidalPositions` if absent.
-        output: from features to logits; the target's embedding if absent.
-        stddev: of the embeddings at first, which are multiplied by sqrt(D) (section 3.4);
-            1 / sqrt(D) if absent.
-        remat: see `Stack`.
-        unroll: see `Stack`.
+    `pre_norm`, both stacks end with a norm (Xiong et al. 2020, "On layer normalization in the
+    Transformer architecture"). `depth` blocks of `width` D on each side. `source_vocab` is None
+    where both languages share one vocabulary and its embedding; embeddings start with `stddev`
+    (1 / sqrt(D) if absent), and are multiplied by sqrt(D) (section 3.4). `output` computes logits;
+    the target's embedding does if absent.
     """
     check_sizes(width=width, depth=depth, num_heads=num_heads)
     positions = SinusoidalPositions(width) if position_embedding is None else position_embedding
@@ -234,16 +220,11 @@ def transformer(
 
     final_norm = layer_norm if residual is pre_norm else lambda: None
     own = None if source_vocab is None else embedding(source_vocab)
+    decoder = stack(SelfAttention(num_heads, causal=True), CrossAttention(num_heads))
+    memory = KeysValues(depth, num_heads)
     return EncoderDecoder(
         Encoder(stack(SelfAttention(num_heads)), own, final_norm()),
-        Decoder(
-            embedding(vocab_size),
-            stack(SelfAttention(num_heads, causal=True), CrossAttention(num_heads)),
-            KeysValues(depth, num_heads),
-            context,
-            final_norm(),
-            output,
-        ),
+        Decoder(embedding(vocab_size), decoder, memory, context, final_norm(), output),
     )
 
 
