@@ -91,9 +91,7 @@ TABLE = {
     "vae": (objectives.elbo(vae.mlp_vae((8, 8, 1), (32, 16), 8)), image(8, 8, 1)),
     "conv vae": (objectives.elbo(vae.conv_vae((8, 8, 8), (8, 16), 16, 8)), image(8, 8, 8)),
     "conditional vae": (
-        objectives.elbo(
-            vae.conditional_vae(8, (8, 8, 1), (32,), 8), inputs=objectives.image_and_label
-        ),
+        objectives.elbo(vae.conditional_vae(8, (8, 8, 1), (32,), 8), inputs=("image", "label")),
         image(8, 8, 1),
     ),
     "hierarchical vae": (

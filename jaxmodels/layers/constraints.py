@@ -1,4 +1,4 @@
-"""Sharding constraints of activations along the batch."""
+"""Sharding constraints on activations: rows of the batch, tokens of a sequence."""
 
 import math
 from collections.abc import Callable
@@ -11,22 +11,22 @@ from jaxmodels.typing import BATCH_AXES, Array
 
 
 def constrain_batch(x: Array) -> Array:
-    """x (B, T, ...) with its rows split as the batch's are, and its tokens over `sequence`.
+    """Constrain x (B, T, ...) to be sharded as the batch is, its tokens over the axis `sequence`.
 
     Without this XLA's partitioner, given kernels that `fsdp` splits, leaves every device the whole
     batch with a piece of the features, and sums over devices after each product (compiled for TPU
-    v5e, jax 0.10; `tests/test_collectives.py`). Where no mesh is traced for, and where it does not
-    divide x, this does nothing.
+    v5e, jax 0.10; `tests/test_collectives.py`). Returns x as it is where no mesh is set, and where
+    the mesh does not divide it.
     """
     spec = _split(x)
     return x if spec is None else jax.lax.with_sharding_constraint(x, spec)
 
 
 def per_shard(fn: Callable[..., Any], params: Any, *arrays: Array) -> Any:
-    """fn(params, *arrays), of arrays (B, T, ...) of which each device computes what it holds.
+    """fn(params, *arrays) by `jax.shard_map`: each device computes its shard of arrays (B, T, ...).
 
-    `fn` must treat each token alone. The params are gathered once, and their gradients summed
-    once, also where `fn` is a loop, in which the partitioner would do so at each turn.
+    `fn` must treat each token alone. The params are gathered once and their gradients summed once,
+    also where `fn` is a loop, in which the partitioner would do so at each turn.
     """
     spec = _split(arrays[0])
     if spec is None:

@@ -86,7 +86,6 @@ class CausalLM(nn.Module):
 
     @property
     def vocab_size(self) -> int:
-        """V."""
         return self.embedding.vocab_size
 
     @property
@@ -154,9 +153,8 @@ def gpt2(
     check_sizes(width=width, depth=depth, num_heads=num_heads)
     small = normal(0.02 / (2 * depth) ** 0.5)
     options: dict[str, Any] = {"use_bias": use_bias, "kernel_init": normal(0.02), "out_init": small}
-    attention = SelfAttention(
-        num_heads, dropout=attention_dropout, causal=True, attend=attend, **options
-    )
+    own: dict[str, Any] = {"dropout": attention_dropout, "attend": attend}
+    attention = SelfAttention(num_heads, causal=True, **own, **options)
     block = Block(
         (attention, FeedForward(4 * width, gelu_tanh, **options)),
         layer_norm(use_bias),
@@ -230,15 +228,8 @@ def llama(
     """
     check_sizes(width=width, depth=depth, num_heads=num_heads, kv_heads=kv_heads)
     init, norm = normal(0.02), functools.partial(nn.RMSNorm, epsilon=1e-5)
-    attention = SelfAttention(
-        num_heads,
-        kv_heads,
-        causal=True,
-        rotate=Rotary(base),
-        use_bias=False,
-        kernel_init=init,
-        attend=attend,
-    )
+    options: dict[str, Any] = {"use_bias": False, "kernel_init": init, "attend": attend}
+    attention = SelfAttention(num_heads, kv_heads, causal=True, rotate=Rotary(base), **options)
     block = Block((attention, GatedFeedForward(hidden, kernel_init=init)), norm())
     return CausalLM(
         TokenEmbedding(vocab_size, width),
