@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from jaxmodels import report
+from jaxmodels.errors import UserError
 from jaxmodels.metric import Metric, Published
 from jaxmodels.report.confusion import confusion
 from jaxmodels.report.curves import _line, _panels
@@ -328,6 +329,46 @@ def test_a_page_is_replaced(tmp_path):
     report.write_page(tmp_path / "a.html", "one", "", [])
     report.write_page(tmp_path / "a.html", "two", "", [])
     assert "<h1>two</h1>" in (tmp_path / "a.html").read_text()
+
+
+def test_sections_have_files_beside_the_page(tmp_path):
+    sound = report.Section("Sound", '<audio src="report_files/a.wav">', {"a.wav": b"one"})
+    path = report.write_page(tmp_path / "report.html", "t", "", [sound])
+    assert (tmp_path / "report_files" / "a.wav").read_bytes() == b"one"
+    assert 'src="report_files/a.wav"' in path.read_text()
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["a.wav", "report.html", "report_files"]
+
+
+@pytest.mark.parametrize("name", ["", ".", "../a", "a/b", "a\\b", "/etc/a", ".a", "a\n", "-a"])
+def test_a_file_stays_in_its_folder(name):
+    with pytest.raises(ValueError, match="'S' has a file named"):
+        report.Section("S", "", {name: b""})
+
+
+def test_two_sections_with_one_file_do_not_cost_the_page(tmp_path):
+    """Raised while the page is written, the error would have ended a run that had succeeded."""
+    pair = [report.Section("One", "1", {"a.png": b"1"}), report.Section("Two", "2", {"A.png": b""})]
+    text = report.write_page(tmp_path / "report.html", "t", "", pair).read_text()
+    assert (tmp_path / "report_files" / "a.png").read_bytes() == b"1"
+    assert "ValueError: the page has several files named a.png" in text
+
+
+def test_a_section_that_fails_says_so(tmp_path):
+    def fail():
+        raise KeyError("<label>")
+
+    def half():
+        yield report.Section("Half", "made")
+        raise UserError("no more")
+
+    good = report.Section("Good", "fine")
+    parts = [("First", fail), ("Second", lambda: [good]), ("Third", half)]
+    found = report.sections(parts)
+    assert [section.title for section in found] == ["First", "Good", "Third"]
+    assert "KeyError: &#x27;&lt;label&gt;&#x27;" in found[0].html
+    assert "raise KeyError(&quot;&lt;label&gt;&quot;)" in found[0].html
+    assert "UserError: no more" in found[2].html
+    check(report.write_page(tmp_path / "a.html", "t", "", found).read_text())
 
 
 def test_charts_take_the_colours_of_the_page():

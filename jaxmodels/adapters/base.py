@@ -52,6 +52,11 @@ class Adapter:
         return getattr(self.model, name)
 
 
+def has_model(part: Any) -> bool:
+    """Whether there is a model in `part` for `map_model`; a plain function has none."""
+    return hasattr(part, "model") or hasattr(part, "map_model")
+
+
 def map_model(part: Any, fn: Callable[[Model], Model]) -> Any:
     """The same model, adapter, objective or evaluation with `fn` applied to its innermost model.
 

@@ -8,7 +8,7 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from jaxmodels.adapters import Cast, map_model
+from jaxmodels.adapters import Cast, has_model, map_model
 from jaxmodels.errors import UserError
 from jaxmodels.experiment.start import Start
 from jaxmodels.grads import Grad
@@ -54,7 +54,8 @@ class Experiment:
         grad: a function with the interface of `jax.value_and_grad`.
         eval_params: which params are evaluated, such as `optimizers.averaged`. BatchNorm's
             statistics are then estimated for them from training batches.
-        report: sections for the run's page, such as `inspect.classification(model, split)`.
+        report: sections for the run's page, such as `inspect.classification(model, split)`. A plain
+            function is possible too, whose models `--precision` does not change.
         files: text files by name that are kept in the run's folder, such as a vocabulary. A run
             is only resumed with the same contents.
     """
@@ -121,12 +122,11 @@ class Experiment:
 
     def map_models(self, fn: Callable[[Model], Model]) -> "Experiment":
         """The experiment with `fn` applied to the models of objective, evaluations and report."""
-        report_has_model = "model" in getattr(self.report, "__dataclass_fields__", {})
         return dataclasses.replace(
             self,
             objective=map_model(self.objective, fn),
             evaluate={name: map_model(part, fn) for name, part in self.evaluate.items()},
-            report=map_model(self.report, fn) if report_has_model else self.report,
+            report=map_model(self.report, fn) if has_model(self.report) else self.report,
         )
 
     def in_precision(self, dtype: Any) -> "Experiment":

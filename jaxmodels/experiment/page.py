@@ -26,25 +26,20 @@ def write_page(
 ) -> Path:
     """Write `report.html`; `own_sections` are those of `Experiment.report`."""
     config = json.loads((folder / CONFIG).read_text())
-    series = report.read_metrics(folder)
-    per_step = experiment.train.batch_size
-    throughput = (
-        [report.throughput(*series["time"], per_step, first_step=first_step)]
-        if "time" in series
-        else []
-    )
     results = _results(experiment, metrics, config)
     config.pop("metrics", None)  # units, which the page already writes beside each value
     title, _, subtitle = (config.pop("description", None) or "").partition("\n")
-    sections = [
-        report.comparison(results),
-        report.curves(series, experiment.metric_types),
-        *own_sections,
-        *throughput,
-        report.cost(costs),
-        report.parameters(_parameter_rows(state.params)),
-        report.settings(config),
-    ]
+    sections = report.sections(
+        [
+            ("Result", lambda: [report.comparison(results)]),
+            ("Learning curves", lambda: [_curves(folder, experiment)]),
+            ("Report", lambda: own_sections),
+            ("Throughput", lambda: _throughput(folder, experiment.train.batch_size, first_step)),
+            ("Cost", lambda: [report.cost(costs)]),
+            ("Parameters", lambda: [report.parameters(_parameter_rows(state.params))]),
+            ("Settings", lambda: [report.settings(config)]),
+        ]
+    )
     return report.write_page(folder / PAGE, title.rstrip("."), subtitle.strip(), sections)
 
 
@@ -54,6 +49,17 @@ def print_summary(
     """Print the metrics beside the published ones, and the paths of folder and page."""
     results = _results(experiment, metrics, json.loads((files / CONFIG).read_text()))
     print(report.summary(results, str(folder), str(folder / PAGE), resume_command(folder)))
+
+
+def _curves(folder: Path, experiment: Experiment) -> report.Section:
+    return report.curves(report.read_metrics(folder), experiment.metric_types)
+
+
+def _throughput(folder: Path, per_step: int, first_step: float | None) -> list[report.Section]:
+    series = report.read_metrics(folder)
+    if "time" not in series:
+        return []
+    return [report.throughput(*series["time"], per_step, first_step=first_step)]
 
 
 def _results(

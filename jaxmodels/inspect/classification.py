@@ -1,4 +1,4 @@
-"""Predictions, confusion matrix and filters of a trained image classifier."""
+"""Predictions, confusion matrix and first-layer filters of a trained classifier."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -37,6 +37,8 @@ class Classification:
         def read(indices: np.ndarray) -> np.ndarray:
             return split.read(indices)[self.inputs[0]]
 
+        if read(np.array([0])).ndim != 4:  # no images
+            return [confusion(matrix, names)]
         sections = [chosen_predictions(read, scores, names), confusion(matrix, names)]
         kernel = first_kernel(variables["params"], mesh)
         return sections if kernel is None else [*sections, filters(kernel)]
@@ -57,10 +59,10 @@ def classification(
     target: str = "label",
     batch_size: int = 500,
 ) -> Classification:
-    """Show how a trained image classifier does on a split.
+    """Show how a trained classifier does on a split.
 
-    Sections: right predictions and the worst mistakes, the confusion matrix and, where the first
-    kernel forms images, the filters. The first of `inputs` is the image.
+    Sections: the confusion matrix; if the first of `inputs` is images (B, H, W, C), also right
+    predictions and the worst mistakes, and, where the first kernel forms images, the filters.
     """
     return Classification(model, split, tuple(inputs), target, batch_size)
 

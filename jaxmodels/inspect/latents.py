@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxmodels.inspect.on_mesh import jit_on_mesh
+from jaxmodels.inspect.on_mesh import map_rows
 from jaxmodels.report import Section
 from jaxmodels.report.images import mosaic
 from jaxmodels.typing import Model, batch_fields
@@ -72,12 +72,12 @@ class _View:
 
     def samples(self) -> Section:
         rngs = {"sample": jax.random.key(0)}
-        method = functools.partial(self.model.apply, method="sample")
 
-        def draw(variables: Any, *conditions: Any) -> Any:
-            return method(variables, len(self.images), *conditions, rngs=rngs)
+        def sample(variables: Any, images: Any, *conditions: Any) -> Any:
+            method = functools.partial(self.model.apply, method="sample", rngs=rngs)
+            return method(variables, len(images), *conditions)
 
-        images = jit_on_mesh(draw, self.mesh)(self.variables, *self.conditions)
+        images = map_rows(sample, self.mesh)(self.variables, self.images, *self.conditions)
         note = "Latents drawn from the prior; each pixel is its expected value."
         return Section("Samples", mosaic(np.asarray(images), COLUMNS, note))
 
@@ -104,7 +104,7 @@ class _View:
 
     def _run(self, method: str, *inputs: Any) -> Any:
         apply = functools.partial(self.model.apply, method=method)
-        return jit_on_mesh(apply, self.mesh)(self.variables, *inputs)
+        return map_rows(apply, self.mesh)(self.variables, *inputs)
 
 
 def _examples(split: Any, inputs: Sequence[str]) -> tuple[np.ndarray, ...]:

@@ -1,19 +1,20 @@
 """Run a model on a mesh and gather its outputs as numpy arrays on every host."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxmodels.adapters import map_model
-from jaxmodels.report import Section
+from jaxmodels.adapters import has_model, map_model
+from jaxmodels.report import Section, sections
 from jaxmodels.sharding import batch_shards, local_rows, replicated, shard_batch, use_mesh
 from jaxmodels.typing import Model
 
-Inspection = Callable[[Any, Mapping[str, Any], Mesh], list[Section]]
+Inspection = Callable[[Any, Mapping[str, Any], Mesh], Sequence[Section]]
 
 
 def jit_on_mesh(fn: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
@@ -25,6 +26,39 @@ def jit_on_mesh(fn: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
 
     compiled = jax.jit(traced, out_shardings=replicated(mesh))
     return lambda *args: jax.device_get(compiled(*args))
+
+
+def split_rows(mesh: Mesh, *arrays: Any) -> list[jax.Array]:
+    """Arrays (B, ...), the same on every host, with their rows split over the mesh's devices.
+
+    The last row is repeated until the devices divide B.
+    """
+    size = padded_size(len(arrays[0]), mesh)
+    rows = local_rows(mesh, size)
+    chosen = np.minimum(np.arange(size) if rows is None else rows, len(arrays[0]) - 1)
+    fields = {str(n): np.asarray(array)[chosen] for n, array in enumerate(arrays)}
+    split = shard_batch(fields, mesh)
+    return [split[name] for name in fields]
+
+
+def map_rows(fn: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """`fn(variables, *arrays)`, compiled, with the rows of arrays (B, ...) split over the mesh.
+
+    Results (B, ...) come whole to every host. `fn` sees more rows where B does not divide.
+    """
+    compiled = jit_on_mesh(fn, mesh)
+
+    def mapped(variables: Any, *arrays: Any) -> Any:
+        results = compiled(variables, *split_rows(mesh, *arrays))
+        return jax.tree.map(lambda x: x[: len(arrays[0])], results)
+
+    return mapped
+
+
+def padded_size(count: int, mesh: Mesh) -> int:
+    """The number of rows, rounded up to what the mesh divides."""
+    shards = batch_shards(mesh)
+    return -(-count // shards) * shards
 
 
 def gather(arrays: Any, mesh: Mesh) -> Any:
@@ -39,8 +73,7 @@ def map_split(
 
     `fn` takes preprocessed batches and returns a tree of arrays (B, ...).
     """
-    shards = batch_shards(mesh)
-    size = -(-batch_size // shards) * shards
+    size = padded_size(batch_size, mesh)
     rows = local_rows(mesh, size)
 
     def of_batch(variables: Any, batch: Any) -> Any:
@@ -55,16 +88,22 @@ def map_split(
 
 @dataclasses.dataclass(frozen=True)
 class Concat:
-    """The sections of several inspections, in their order."""
+    """The sections of several inspections, in their order; one that fails is shown as such."""
 
     parts: tuple[Inspection, ...]
 
     def __call__(self, variables: Any, metrics: Mapping[str, Any], mesh: Mesh) -> list[Section]:
-        return [section for part in self.parts for section in part(variables, metrics, mesh)]
+        return sections(
+            (
+                getattr(part, "__name__", type(part).__name__),
+                partial(part, variables, metrics, mesh),
+            )
+            for part in self.parts
+        )
 
     def map_model(self, fn: Callable[[Model], Model]) -> "Concat":
         """The same with `fn` applied to the model of each part."""
-        return Concat(tuple(map_model(part, fn) for part in self.parts))
+        return Concat(tuple(map_model(p, fn) if has_model(p) else p for p in self.parts))
 
 
 def concat(*parts: Inspection) -> Concat:

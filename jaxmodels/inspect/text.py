@@ -6,12 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from jaxmodels.generate import generate, temperature
-from jaxmodels.inspect.on_mesh import gather
+from jaxmodels.inspect.on_mesh import gather, split_rows
 from jaxmodels.report import Section, samples
 from jaxmodels.report.text import rate
 from jaxmodels.typing import Model
@@ -42,10 +41,10 @@ class TextSamples:
         return [samples(texts, f"{rate(tokens, seconds)}, {self.rows} samples at a time.")]
 
     def _sample(self, variables: Any, t: float, mesh: Mesh) -> np.ndarray:
-        start = jnp.broadcast_to(jnp.asarray(self.prompt), (self.rows, len(self.prompt[0])))
+        (prompt,) = split_rows(mesh, np.repeat(self.prompt, self.rows, axis=0))
         key = jax.random.key(0)
-        ids = generate(self.model, variables, start, self.length, key, temperature(t))
-        return np.asarray(gather(ids, mesh))
+        ids = generate(self.model, variables, prompt, self.length, key, temperature(t))
+        return np.asarray(gather(ids, mesh))[: self.rows]
 
 
 def text_samples(

@@ -1,6 +1,7 @@
 """Translations of a trained encoder-decoder, and the attention of some of them."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxmodels.generate import translator
-from jaxmodels.inspect.on_mesh import gather, jit_on_mesh
+from jaxmodels.inspect.on_mesh import gather, map_rows, split_rows
 from jaxmodels.report import AttentionMap, Section, attention
 from jaxmodels.report import translations as translation_table
 from jaxmodels.report.text import rate
@@ -42,7 +43,8 @@ class Translations:
         source = pairs.read(shown)["source"]
 
         def run() -> list[list[int]]:
-            return truncate_at_eos(np.asarray(gather(translate(variables, source), mesh)))
+            ids = gather(translate(variables, *split_rows(mesh, source)), mesh)
+            return truncate_at_eos(np.asarray(ids)[: len(shown)])
 
         outputs, seconds = _timed(run)
         rows = [
@@ -66,7 +68,7 @@ class Translations:
         """What each sentence's output attends to in its source, padding left out."""
         assert self.attention_fn is not None
         fn, task = self.attention_fn, self.task
-        weights_of = jit_on_mesh(lambda v, s, t: fn(self.model, v, s, t), mesh)
+        weights_of = map_rows(functools.partial(fn, self.model), mesh)
         maps = []
         for one, ids in zip(source, outputs, strict=True):
             read, written = one[one > 0], np.array([[BOS, *ids]], np.int32)
@@ -89,7 +91,7 @@ def translations(
     Args:
         model: an encoder-decoder; see `generate.translator` for `beam_size` and `alpha`.
         task: vocabularies `source` and `target`, `pairs`, `sources` and `references` by split, and
-            `longest`, such as `data.text.load_translation` makes.
+            `max_length`, such as `data.text.load_translation` makes.
         beam_size: of the beam search; 1 is greedy.
         alpha: its length penalty.
         attention_fn: `(model, variables, source, target) -> weights (B, N, T, S)`, such as

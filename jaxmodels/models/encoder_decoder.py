@@ -25,7 +25,7 @@ from jaxmodels.layers.shapes import check_length, check_sizes, check_tokens
 from jaxmodels.models.decoder import Decoder, KeysValuesMask
 from jaxmodels.models.encoder import Encoder
 from jaxmodels.special_tokens import PAD
-from jaxmodels.typing import CACHE, Array
+from jaxmodels.typing import CACHE, Array, Model
 
 
 class EncoderDecoder(nn.Module):
@@ -93,7 +93,7 @@ class EncoderDecoder(nn.Module):
 
 
 def cross_attention(
-    model: EncoderDecoder,
+    model: Model,
     variables: Any,
     source: Integer[Array, "B S"],
     target: Integer[Array, "B T"],

@@ -16,7 +16,7 @@ from jaxmodels.layers.initializers import Initializer
 from jaxmodels.layers.recurrent import RNN, StackedRNN, Weights
 from jaxmodels.layers.shapes import check_sizes, check_tokens
 from jaxmodels.special_tokens import PAD
-from jaxmodels.typing import CARRY, Array
+from jaxmodels.typing import CARRY, Array, Model
 
 Memory = dict[str, Array]
 """The encoded source, by name: see `RNNEncoder.__call__`."""
@@ -199,7 +199,7 @@ def bahdanau(
 
 
 def cross_attention(
-    model: RNNEncoderDecoder,
+    model: Model,
     variables: Any,
     source: Integer[Array, "B S"],
     target: Integer[Array, "B T"],

@@ -1,4 +1,4 @@
-"""One self-contained HTML page."""
+"""The HTML page of a run: sections, and the files beside it that they refer to."""
 
 import html
 import os
@@ -34,96 +34,114 @@ PAGE = """<!doctype html>
 </html>
 """
 
-
 FILES = "report_files"
 """The folder beside the page with the files of its sections."""
+FILE_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page.
+    """A section of the page.
 
     Attributes:
         title: plain text.
         html: put in as it is.
-        files: what it shows and a page cannot hold, such as sound, by file name; `html` refers to
-            them by `report_files/NAME`.
+        files: contents by file name, of what does not belong into a page, such as sound. They are
+            written beside it; `html` refers to them by `report_files/NAME`.
+
+    Raises `ValueError` for a file name with anything but letters, digits, "_", "-" and ".", or one
+    that begins with "-" or ".".
     """
 
     title: str
     html: str
     files: Mapping[str, bytes] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for name in self.files:
+            if not FILE_NAME.fullmatch(name):
+                raise ValueError(
+                    f"the section {self.title!r} has a file named {name!r}; expected only letters, "
+                    'digits, "_", "-" and ".", and one of the first three at the beginning'
+                )
+
     @property
     def anchor(self) -> str:
-        """The part of the address that leads here."""
+        """The id of its element, for links to it."""
         return re.sub(r"\W+", "-", self.title.lower()).strip("-")
 
 
 def write_page(
     path: str | os.PathLike[str], title: str, subtitle: str, sections: Sequence[Section]
 ) -> Path:
-    """Write the page atomically, after the files of its sections.
+    """Write the page, after the files of its sections, each of them atomically.
 
-    Raises `ValueError` for a file name with a path in it, and for one that two sections have.
+    A section with a file that an earlier section has too is replaced by one that says so.
     """
-    path = Path(path)
-    _write_files(path.parent / FILES, sections)
+    path, sections = Path(path), _without_collisions(sections)
+    for section in sections:
+        for name, content in section.files.items():
+            _replace(path.parent / FILES / name, content)
     text = PAGE.format(
         title=html.escape(title),
         subtitle=html.escape(subtitle),
         style=STYLE.read_text(encoding="utf-8"),
         links="".join(f'<a href="#{s.anchor}">{html.escape(s.title)}</a>\n' for s in sections),
-        sections="\n".join(map(_section, sections)),
+        sections="\n".join(map(_element, sections)),
     )
-    return _replace(path, text)
+    return _replace(path, text.encode())
 
 
-def sections(parts: Iterable[tuple[str, Callable[[], Sequence[Section]]]]) -> list[Section]:
-    """The sections of all parts (title, function); one that fails becomes a section that says so.
+def sections(parts: Iterable[tuple[str, Callable[[], Iterable[Section]]]]) -> list[Section]:
+    """The sections of all parts, each a title and a function; a part that fails is shown as such.
 
-    A page never costs a run its results.
+    Any `Exception` is caught: a page never costs a run its results.
     """
     return [section for title, make in parts for section in _sections_or_failure(title, make)]
 
 
 def failed_section(title: str, error: BaseException) -> Section:
-    """A section with the error of one that failed, and where it was raised."""
-    frame = traceback.extract_tb(error.__traceback__)[-1:]
-    place = "".join(f" ({Path(f.filename).name}, line {f.lineno})" for f in frame)
+    """A section with the error of one that failed, and the line that raised it."""
     message = html.escape(f"{type(error).__name__}: {error}")
-    return Section(title, f'<p class="verdict bad">This section failed: {message}{place}</p>')
+    text = f'<p class="verdict bad">This section failed: {message}</p>'
+    for frame in traceback.extract_tb(error.__traceback__)[-1:]:
+        place = html.escape(f"{Path(frame.filename).name}, line {frame.lineno}: {frame.line}")
+        text += f'<p class="note"><code>{place}</code></p>'
+    return Section(title, text)
 
 
-def _sections_or_failure(title: str, make: Callable[[], Sequence[Section]]) -> Sequence[Section]:
+def _sections_or_failure(title: str, make: Callable[[], Iterable[Section]]) -> list[Section]:
     try:
-        return make()
+        return list(make())
     except Exception as error:
         return [failed_section(title, error)]
 
 
-def _write_files(folder: Path, sections: Sequence[Section]) -> None:
-    files = [(name, content) for section in sections for name, content in section.files.items()]
-    names = [name for name, _ in files]
-    for name in names:
-        if Path(name).name != name or name in ("", ".", "..") or names.count(name) > 1:
-            raise ValueError(
-                f"a section's file is called {name!r}; expected a plain name, of one section only"
-            )
-    for name, content in files:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
+def _without_collisions(sections: Iterable[Section]) -> list[Section]:
+    used: set[str] = set()
+    checked = []
+    for section in sections:
+        # Names that differ only in case are one file on some systems.
+        names = [name.casefold() for name in section.files]
+        twice = sorted(used & {*names} | {name for name in names if names.count(name) > 1})
+        if twice:
+            error = ValueError(f"the page has several files named {', '.join(twice)}")
+            section = failed_section(section.title, error)
+        else:
+            used |= {*names}
+        checked.append(section)
+    return checked
 
 
-def _section(section: Section) -> str:
+def _element(section: Section) -> str:
     heading = f"<h2>{html.escape(section.title)}</h2>"
     return f'<section id="{section.anchor}">\n{heading}\n{section.html}\n</section>'
 
 
-def _replace(path: Path, text: str) -> Path:
+def _replace(path: Path, content: bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".page-") as folder:
         new = Path(folder) / path.name
-        new.write_text(text, encoding="utf-8")
+        new.write_bytes(content)
         os.replace(new, path)
     return path
