@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from jaxmodels.errors import UserError
 from jaxmodels.typing import Array, Collections, Scalars
 
 Schedule = Callable[[Any], Any]
@@ -54,8 +55,19 @@ class Aux(NamedTuple):
     scalars: Scalars = {}  # noqa: RUF012
 
 
+def check_terms(terms: Any) -> None:
+    """Raise `UserError` unless these are terms by name."""
+    values = terms.values() if isinstance(terms, Mapping) else [terms]
+    wrong = [type(value).__name__ for value in values if not isinstance(value, Term)]
+    if wrong:
+        raise UserError(
+            "an objective's score returns terms by name, such as {'loss': Term(values)}; got "
+            f"{'values' if isinstance(terms, Mapping) else 'an object'} of type {wrong[0]}"
+        )
+
+
 def sum_terms(terms: Mapping[str, Term], step: Any) -> dict[str, TermSum]:
-    """Total, weight and coefficient of each term at this step, in float32."""
+    """Each term's total, weight and coefficient at this step, in float32."""
     return {name: _sum_term(term, step) for name, term in terms.items()}
 
 

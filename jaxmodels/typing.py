@@ -146,6 +146,16 @@ class Evaluation(Protocol):
     def stateful(self) -> bool: ...
 
 
+def field_names(names: str | Sequence[str]) -> tuple[str, ...]:
+    """Names of batch fields as a tuple; a single name stands for itself."""
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def batch_field(batch: Batch, name: str) -> Any:
+    """The batch's field of that name; `UserError`, which says what there is, if it is missing."""
+    return batch_fields(batch, (name,))[0]
+
+
 def batch_fields(batch: Batch, names: Sequence[str]) -> tuple[Any, ...]:
     """The fields of a batch with these names; a name such as "segments?" is optional.
 

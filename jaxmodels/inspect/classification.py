@@ -13,7 +13,7 @@ from jaxmodels.inspect.on_mesh import gather, map_split
 from jaxmodels.report import Section, confusion, filters
 from jaxmodels.report.filters import as_images
 from jaxmodels.report.predictions import Scores, chosen_predictions
-from jaxmodels.typing import Model, batch_fields
+from jaxmodels.typing import Model, batch_field, batch_fields, field_names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Classification:
     def _scores(self, variables: Any, batch: Any) -> tuple[Any, ...]:
         logits = self.model.apply(variables, *batch_fields(batch, self.inputs))
         log_p = jax.nn.log_softmax(logits.astype(jnp.float32))  # (B, K)
-        label, best = batch[self.target], logits.argmax(axis=1)
+        label, best = batch_field(batch, self.target), logits.argmax(axis=1)
         label = label.argmax(axis=-1) if label.ndim == 2 else label
         rows = jnp.arange(len(logits))
         return label, best, -log_p[rows, label], jnp.exp(log_p[rows, best])
@@ -55,7 +55,7 @@ class Classification:
 def classification(
     model: Model,
     split: Any,
-    inputs: Sequence[str] = ("image",),
+    inputs: str | Sequence[str] = ("image",),
     target: str = "label",
     batch_size: int = 500,
 ) -> Classification:
@@ -64,7 +64,7 @@ def classification(
     Sections: the confusion matrix; if the first of `inputs` is images (B, H, W, C), also right
     predictions and the worst mistakes, and, where the first kernel forms images, the filters.
     """
-    return Classification(model, split, tuple(inputs), target, batch_size)
+    return Classification(model, split, field_names(inputs), target, batch_size)
 
 
 def first_kernel(params: Any, mesh: Mesh) -> np.ndarray | None:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxmodels.inspect.on_mesh import map_rows
 from jaxmodels.report import Section
 from jaxmodels.report.images import mosaic
-from jaxmodels.typing import Model, batch_fields
+from jaxmodels.typing import Model, batch_fields, field_names
 
 COLUMNS, ROWS = 12, 6
 SIDE = 15
@@ -40,7 +40,7 @@ class Autoencoding:
 
 def reconstruction(model: Model, split: Any, inputs: Sequence[str] = ("image",)) -> Autoencoding:
     """Show a plain autoencoder: originals beside reconstructions, interpolations of codes."""
-    return Autoencoding(model, split, tuple(inputs), generative=False)
+    return Autoencoding(model, split, field_names(inputs), generative=False)
 
 
 def latents(model: Model, split: Any, inputs: Sequence[str] = ("image",)) -> Autoencoding:
@@ -50,7 +50,7 @@ def latents(model: Model, split: Any, inputs: Sequence[str] = ("image",)) -> Aut
     "Auto-encoding variational Bayes", figure 4), of more dimensions interpolations between
     examples. The first of `inputs` is the image; others are given to encoder and decoder too.
     """
-    return Autoencoding(model, split, tuple(inputs), generative=True)
+    return Autoencoding(model, split, field_names(inputs), generative=True)
 
 
 class _View:

@@ -11,9 +11,9 @@ Two things make XLA's own slow there (jax 0.10, two cores, float32, batch 128, w
 | milliseconds a step | XLA's | here | PyTorch 2.13 eager |
 |---|---|---|---|
 | ResNet-20, CIFAR | 605 | 410 | 235 |
-| ConvNet, MNIST (with `layers.pool`) | 73 | 55 | 39 |
+| ConvNet, MNIST (with `kernels.pool`) | 73 | 55 | 39 |
 | ConvNet, in a `lax.scan` | 1,850 | 43 | |
-| LeNet-5, MNIST (with `layers.pool`) | 16 | 16 | 8.6 |
+| LeNet-5, MNIST (with `kernels.pool`) | 16 | 16 | 8.6 |
 
 The price is that it has no forward mode: `jax.jvp` raises (`jax.jvp` of `jax.grad` does not).
 """

@@ -40,8 +40,8 @@ def check_floats(module: nn.Module, x: Array) -> None:
         return
     raise UserError(
         f"{type(module).__name__} takes floats, images as values in [0, 1]; got {x.dtype} of shape "
-        f"{x.shape}. Convert bytes with `data.image.unit`, images of another range with "
-        "`data.image.scale(largest)`."
+        f"{x.shape}. Convert bytes with `data.image.to_float`, images of another range with "
+        "`data.image.rescale(max_value)`."
     )
 
 

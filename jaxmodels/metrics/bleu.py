@@ -13,7 +13,7 @@ from jaxmodels.metric import Metric
 from jaxmodels.metrics.evaluation import Evaluation, Metrics, Totals
 from jaxmodels.metrics.reductions import Rows
 from jaxmodels.special_tokens import truncate_at_eos
-from jaxmodels.typing import Array, Batch
+from jaxmodels.typing import Array, Batch, field_names
 
 TYPES = {
     "bleu": Metric("", higher_is_better=True),
@@ -29,7 +29,7 @@ def bleu(
     tokenize: Callable[[str], list[str]],
     words: Callable[[list[int]], str],
     text: Callable[[list[int]], str],
-    inputs: Sequence[str] = ("source",),
+    inputs: str | Sequence[str] = ("source",),
     batch_size: int = 100,
 ) -> Evaluation:
     """Evaluate translations: BLEU of a corpus in 0..100, higher is better.
@@ -71,7 +71,14 @@ def bleu(
 
     decoder = FunctionModel(decode)
     return Evaluation(
-        decoder, split, tuple(inputs), statistics, summary, TYPES, Rows(), batch_size=batch_size
+        decoder,
+        split,
+        field_names(inputs),
+        statistics,
+        summary,
+        TYPES,
+        Rows(),
+        batch_size=batch_size,
     )
 
 

@@ -13,7 +13,7 @@ from jaxmodels.errors import UserError
 from jaxmodels.losses import check_targets, cross_entropy
 from jaxmodels.metric import Metric
 from jaxmodels.metrics.evaluation import Evaluation, Metrics, Totals, count_true, masked_sum
-from jaxmodels.typing import Array, Batch, Model
+from jaxmodels.typing import Array, Batch, Model, batch_field, field_names
 
 ECE_BINS = 15
 """As in Guo et al., 2017."""
@@ -24,7 +24,7 @@ SHARE = Metric("%", higher_is_better=True, of_examples=True)
 def classification(
     model: Model,
     split: Any,
-    inputs: Sequence[str] = ("image",),
+    inputs: str | Sequence[str] = ("image",),
     target: str = "label",
     top: Sequence[int] = (5,),
     confusion: bool = False,
@@ -52,12 +52,12 @@ def classification(
 
     def statistics(logits: Array, batch: Batch) -> dict[str, Array]:
         _check_classes(logits, split)
-        return classification_sums(logits, batch[target], batch["mask"], confusion)
+        return classification_sums(logits, batch_field(batch, target), batch["mask"], confusion)
 
     def summary(totals: Totals) -> Metrics:
         return classification_metrics(totals, top)
 
-    return Evaluation(model, split, tuple(inputs), statistics, summary, metric_types(top))
+    return Evaluation(model, split, field_names(inputs), statistics, summary, metric_types(top))
 
 
 def metric_types(top: Sequence[int] = (5,)) -> dict[str, Metric]:

@@ -22,8 +22,9 @@ class Evaluation:
         model: computes outputs from the fields `inputs`.
         split: the examples.
         inputs: names of batch fields, the model's arguments; "segments?" may be absent.
-        statistics: on the device, of outputs and a batch with "mask" (B,): for `Sums` sums of the
-            batch, for `Rows` arrays (B, ...).
+        statistics: on the device, of outputs and a batch with "mask" (B,): for `Sums` sums over
+            the batch where the mask is true (arrays are added up over batches, never stacked), for
+            `Rows` arrays (B, ...).
         summary: on the host, metrics by name from what `reduction` made of all statistics.
         metrics: unit and direction by name. A name that is missing is shown without either, and
             cannot rank checkpoints.

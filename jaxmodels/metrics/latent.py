@@ -18,7 +18,7 @@ from jaxmodels.errors import UserError
 from jaxmodels.losses import binary_cross_entropy, flat
 from jaxmodels.metric import Metric
 from jaxmodels.metrics.evaluation import Evaluation, Metrics, Totals, count_true, masked_sum
-from jaxmodels.typing import Array, Batch, Model
+from jaxmodels.typing import Array, Batch, Model, batch_field, field_names
 
 NATS = Metric("nats", higher_is_better=False)
 TYPES = {
@@ -40,7 +40,7 @@ def elbo(
     """
 
     def statistics(draws: Any, batch: Batch) -> dict[str, Array]:
-        log_likelihood = _likelihood(model).log_prob_sum(batch[target], draws.outputs)
+        log_likelihood = _likelihood(model).log_prob_sum(batch_field(batch, target), draws.outputs)
         return {
             "reconstruction": masked_sum(-log_likelihood.mean(axis=1), batch["mask"]),
             "kl": masked_sum(draws.kl.mean(axis=1), batch["mask"]),
@@ -54,7 +54,7 @@ def elbo(
         return {"nll": nll, "elbo": -nll, **parts, "bits_per_dim": bits}
 
     return Evaluation(
-        model, split, tuple(inputs), statistics, summary, TYPES, per_example_keys=True
+        model, split, field_names(inputs), statistics, summary, TYPES, per_example_keys=True
     )
 
 
@@ -63,7 +63,7 @@ def iwae(
     split: Any,
     samples: int = 5_000,
     chunk: int = 50,
-    inputs: Sequence[str] = ("image",),
+    inputs: str | Sequence[str] = ("image",),
     target: str = "image",
 ) -> Evaluation:
     """Evaluate a model with latents by an estimate of -log p(x) from `samples` weighted draws.
@@ -89,7 +89,7 @@ def iwae(
     return Evaluation(
         ImportanceWeighted(model, samples, chunk),
         split,
-        (target, *inputs),
+        (target, *field_names(inputs)),
         statistics,
         summary,
         {name: TYPES[name] for name in ("nll", "bits_per_dim")},
@@ -108,7 +108,7 @@ def reconstruction(
     """
 
     def statistics(logits: Float[Array, "B H W C"], batch: Batch) -> dict[str, Array]:
-        logits, image, mask = flat(logits), flat(batch[target]), batch["mask"]
+        logits, image, mask = flat(logits), flat(batch_field(batch, target)), batch["mask"]
         error = jnp.square(jax.nn.sigmoid(logits) - image)
         return {
             "cross_entropy": masked_sum(binary_cross_entropy(logits, image).sum(axis=-1), mask),
@@ -123,7 +123,7 @@ def reconstruction(
         }
 
     types = {"cross_entropy": NATS, "mse": Metric("", higher_is_better=False)}
-    return Evaluation(model, split, tuple(inputs), statistics, summary, types)
+    return Evaluation(model, split, field_names(inputs), statistics, summary, types)
 
 
 @dataclasses.dataclass(frozen=True)

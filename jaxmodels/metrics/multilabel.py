@@ -10,7 +10,7 @@ from jaxmodels.losses import binary_cross_entropy, check_same_shape
 from jaxmodels.metric import Metric
 from jaxmodels.metrics.evaluation import Evaluation, Metrics, Totals
 from jaxmodels.metrics.reductions import Rows
-from jaxmodels.typing import Array, Batch, Model
+from jaxmodels.typing import Array, Batch, Model, batch_field, field_names
 
 HIGHER = Metric("%", higher_is_better=True)
 TYPES = {
@@ -26,7 +26,7 @@ TYPES = {
 def multilabel_classification(
     model: Model,
     split: Any,
-    inputs: Sequence[str] = ("image",),
+    inputs: str | Sequence[str] = ("image",),
     target: str = "label",
     threshold: float = 0.5,
 ) -> Evaluation:
@@ -39,7 +39,7 @@ def multilabel_classification(
     """
 
     def statistics(logits: Array, batch: Batch) -> dict[str, Array]:
-        targets = batch[target]
+        targets = batch_field(batch, target)
         check_same_shape(logits, targets, target)
         logits = logits.astype(jnp.float32)
         losses = binary_cross_entropy(logits, targets.astype(jnp.float32))
@@ -59,7 +59,7 @@ def multilabel_classification(
             "cross_entropy": float(rows["losses"].mean(dtype=np.float64)),
         }
 
-    return Evaluation(model, split, tuple(inputs), statistics, summary, TYPES, Rows())
+    return Evaluation(model, split, field_names(inputs), statistics, summary, TYPES, Rows())
 
 
 def auroc(true: np.ndarray, scores: np.ndarray) -> float:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmodels.errors import UserError
 from jaxmodels.typing import Array
 
 
@@ -48,6 +49,12 @@ class Rows:
 
     def update(self, total: list[Any], statistics: Any, mask: Array) -> list[Any]:
         """The rows with those of one more batch."""
+        for leaf in jax.tree.leaves(statistics):
+            if leaf.shape[:1] != mask.shape:
+                raise UserError(
+                    f"`Rows` keeps statistics (B, ...), a row for each of {len(mask)} examples; got "
+                    f"an array of shape {leaf.shape}. Sums of a batch go with `Sums`."
+                )
         kept = np.asarray(jax.device_get(mask))
         return [*total, jax.tree.map(lambda rows: rows[kept], jax.device_get(statistics))]
 

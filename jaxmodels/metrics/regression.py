@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from jaxmodels.losses import like_outputs
 from jaxmodels.metric import Metric
 from jaxmodels.metrics.evaluation import Evaluation, Metrics, Totals, count_true
-from jaxmodels.typing import Array, Batch, Model
+from jaxmodels.typing import Array, Batch, Model, batch_field, field_names
 
 TYPES = {"mse": Metric("", higher_is_better=False), "r2": Metric("", higher_is_better=True)}
 
@@ -30,10 +30,10 @@ def regression(
 
     def statistics(outputs: Array, batch: Batch) -> dict[str, Array]:
         origin = _columns(jnp.asarray(split.preprocess(first)[target]))
-        y = like_outputs(outputs, batch[target], target)
+        y = like_outputs(outputs, batch_field(batch, target), target)
         return regression_sums(_columns(outputs), _columns(y), origin, batch["mask"])
 
-    return Evaluation(model, split, tuple(inputs), statistics, regression_metrics, TYPES)
+    return Evaluation(model, split, field_names(inputs), statistics, regression_metrics, TYPES)
 
 
 def regression_sums(

@@ -13,13 +13,13 @@ from jaxmodels.losses import token_scores
 from jaxmodels.metric import Metric
 from jaxmodels.metrics.evaluation import Evaluation, Metrics, Totals, count_true
 from jaxmodels.special_tokens import split_target
-from jaxmodels.typing import Array, Batch, Model, batch_fields
+from jaxmodels.typing import Array, Batch, Model, batch_field, batch_fields, field_names
 
 
 def token_classification(
     model: Model,
     split: Any,
-    inputs: Sequence[str] = ("tokens",),
+    inputs: str | Sequence[str] = ("tokens",),
     target: str = "targets",
     valid: str = "valid?",
     unit: str = "token",
@@ -33,7 +33,9 @@ def token_classification(
     """
 
     def statistics(logits: Float[Array, "B T K"], batch: Batch) -> dict[str, Array]:
-        return token_sums(*token_scores(logits, batch[target]), _counted(batch, target, valid))
+        return token_sums(
+            *token_scores(logits, batch_field(batch, target)), _counted(batch, target, valid)
+        )
 
     return _evaluation(model, split, inputs, statistics, unit, batch_size)
 
@@ -108,7 +110,7 @@ def token_metrics(unit: str) -> Callable[[Totals], Metrics]:
 def _evaluation(
     model: Model,
     split: Any,
-    inputs: Sequence[str],
+    inputs: str | Sequence[str],
     statistics: Callable[[Any, Batch], dict[str, Array]],
     unit: str,
     batch_size: int,
@@ -121,11 +123,11 @@ def _evaluation(
     }
     summary = token_metrics(unit)
     return Evaluation(
-        model, split, tuple(inputs), statistics, summary, types, batch_size=batch_size
+        model, split, field_names(inputs), statistics, summary, types, batch_size=batch_size
     )
 
 
 def _counted(batch: Batch, target: str, valid: str) -> Bool[Array, "B T"]:
     flags = batch_fields(batch, (valid,))
-    counted = flags[0] > 0 if flags else jnp.ones(batch[target].shape, bool)
+    counted = flags[0] > 0 if flags else jnp.ones(batch_field(batch, target).shape, bool)
     return counted & batch["mask"][:, None]

@@ -9,10 +9,10 @@ from jaxmodels.errors import UserError
 from jaxmodels.losses import cross_entropy
 from jaxmodels.objectives.objective import Objective
 from jaxmodels.terms import Term
-from jaxmodels.typing import Array, Batch, Model
+from jaxmodels.typing import Array, Batch, Model, field_names
 
 
-def contrastive(model: Model, inputs: Sequence[str], temperature: float = 0.07) -> Objective:
+def contrastive(model: Model, inputs: str | Sequence[str], temperature: float = 0.07) -> Objective:
     """Symmetric cross-entropy over the similarities of all pairs of a batch, in nats.
 
     The model returns two embeddings (B, D) of each example, such as of an image and of its caption;
@@ -34,7 +34,7 @@ def contrastive(model: Model, inputs: Sequence[str], temperature: float = 0.07) 
         return {"cross_entropy": Term(losses), "error": Term(~hits, coefficient=0.0)}
 
     coupled = "its negatives are the other rows of the batch"
-    return Objective(model, tuple(inputs), score, coupled=coupled)
+    return Objective(model, field_names(inputs), score, coupled=coupled)
 
 
 def _normalised(x: Float[Array, "B D"]) -> Float[Array, "B D"]:

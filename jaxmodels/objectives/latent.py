@@ -15,14 +15,14 @@ from jaxmodels.adapters import WithArguments, with_arguments
 from jaxmodels.errors import UserError
 from jaxmodels.objectives.objective import Objective
 from jaxmodels.terms import Schedule, Term
-from jaxmodels.typing import Array, Batch, Model
+from jaxmodels.typing import Array, Batch, Model, batch_field, field_names
 
 
 def elbo(
     model: Model,
     beta: float | Schedule = 1.0,
     samples: int = 1,
-    inputs: Sequence[str] = ("image",),
+    inputs: str | Sequence[str] = ("image",),
     target: str = "image",
 ) -> Objective:
     """Minus the evidence lower bound in nats per image: -log p(x|z) + beta KL(q(z|x) || p(z)).
@@ -40,10 +40,10 @@ def elbo(
     drawing = _with_samples(model, samples)
 
     def score(draws: Any, batch: Batch) -> Mapping[str, Term]:
-        reconstruction, kl = _parts(drawing, draws, batch[target])
+        reconstruction, kl = _parts(drawing, draws, batch_field(batch, target))
         return {"reconstruction": Term(reconstruction), "kl": Term(kl, coefficient=beta)}
 
-    return Objective(drawing, tuple(inputs), score)
+    return Objective(drawing, field_names(inputs), score)
 
 
 def iwae(
@@ -58,17 +58,18 @@ def iwae(
 
     def score(draws: Any, batch: Batch) -> Mapping[str, Term]:
         log_weights = (
-            drawing.likelihood.log_prob_sum(batch[target], draws.outputs) - draws.log_ratio
+            drawing.likelihood.log_prob_sum(batch_field(batch, target), draws.outputs)
+            - draws.log_ratio
         )
         bound = jax.nn.logsumexp(log_weights, axis=1) - jnp.log(jnp.float32(samples))
-        reconstruction, kl = _parts(drawing, draws, batch[target])
+        reconstruction, kl = _parts(drawing, draws, batch_field(batch, target))
         return {
             "bound": Term(-bound),
             "reconstruction": Term(reconstruction, coefficient=0.0),
             "kl": Term(kl, coefficient=0.0),
         }
 
-    return Objective(drawing, tuple(inputs), score)
+    return Objective(drawing, field_names(inputs), score)
 
 
 def _with_samples(model: Model, samples: int) -> WithArguments:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxmodels import typing
 from jaxmodels.adapters import map_model
-from jaxmodels.terms import Aux, Term, reported_means, sum_terms, total_loss
+from jaxmodels.terms import Aux, Term, check_terms, reported_means, sum_terms, total_loss
 from jaxmodels.typing import Array, Batch, Collections, Key, Model, Params, batch_fields
 
 Penalty = Callable[[Params], Array]
@@ -73,7 +73,9 @@ class Objective:
             rngs=model_rngs(key),
             mutable=[*collections, SOWN_LOSSES],
         )
-        terms = dict(self.score(outputs, batch))
+        terms = self.score(outputs, batch)
+        check_terms(terms)
+        terms = dict(terms)
         changed = dict(changed)
         if sown := jax.tree.leaves(changed.pop(SOWN_LOSSES, {})):
             terms["sown"] = Term(sum((jnp.sum(x) for x in sown), jnp.float32(0)))

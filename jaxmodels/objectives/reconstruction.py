@@ -10,7 +10,7 @@ from jaxmodels.errors import UserError
 from jaxmodels.losses import binary_cross_entropy, flat
 from jaxmodels.objectives.objective import Objective
 from jaxmodels.terms import Term
-from jaxmodels.typing import Array, Batch, Key, Model
+from jaxmodels.typing import Array, Batch, Key, Model, batch_field
 
 Noise = Callable[[Key, Array], Array]
 Distance = Callable[[Array, Array], Array]
@@ -38,13 +38,17 @@ def reconstruction(
     """
 
     def score(logits: Float[Array, "B H W C"], batch: Batch) -> Mapping[str, Term]:
-        return {"reconstruction": Term(distance(flat(logits), flat(batch[target])).sum(axis=-1))}
+        return {
+            "reconstruction": Term(
+                distance(flat(logits), flat(batch_field(batch, target))).sum(axis=-1)
+            )
+        }
 
     if noise is None:
         return Objective(model, (target,), score)
 
     def corrupt(key: Key, batch: Batch) -> Batch:
-        return {**batch, CORRUPTED: noise(key, batch[target])}
+        return {**batch, CORRUPTED: noise(key, batch_field(batch, target))}
 
     return Objective(model, (CORRUPTED,), score, prepare=corrupt)
 

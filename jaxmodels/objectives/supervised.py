@@ -14,12 +14,12 @@ from jaxmodels.losses import (
 )
 from jaxmodels.objectives.objective import Objective
 from jaxmodels.terms import Term
-from jaxmodels.typing import Array, Batch, Model
+from jaxmodels.typing import Array, Batch, Model, batch_field, field_names
 
 
 def classification(
     model: Model,
-    inputs: Sequence[str] = ("image",),
+    inputs: str | Sequence[str] = ("image",),
     target: str = "label",
     label_smoothing: float = 0.0,
 ) -> Objective:
@@ -35,11 +35,13 @@ def classification(
 
     def score(logits: Array, batch: Batch) -> Mapping[str, Term]:
         return {
-            "cross_entropy": Term(cross_entropy(logits, batch[target], label_smoothing)),
-            "error": Term(~is_hit(logits, batch[target]), coefficient=0.0),
+            "cross_entropy": Term(
+                cross_entropy(logits, batch_field(batch, target), label_smoothing)
+            ),
+            "error": Term(~is_hit(logits, batch_field(batch, target)), coefficient=0.0),
         }
 
-    return Objective(model, tuple(inputs), score)
+    return Objective(model, field_names(inputs), score)
 
 
 def multilabel_classification(
@@ -51,12 +53,12 @@ def multilabel_classification(
     """
 
     def score(logits: Array, batch: Batch) -> Mapping[str, Term]:
-        targets = batch[target]
+        targets = batch_field(batch, target)
         check_same_shape(logits, targets, target)
         losses = binary_cross_entropy(logits.astype(jnp.float32), targets.astype(jnp.float32))
         return {"cross_entropy": Term(jnp.mean(losses, axis=-1))}
 
-    return Objective(model, tuple(inputs), score)
+    return Objective(model, field_names(inputs), score)
 
 
 def regression(model: Model, inputs: Sequence[str] = ("x",), target: str = "y") -> Objective:
@@ -66,8 +68,8 @@ def regression(model: Model, inputs: Sequence[str] = ("x",), target: str = "y") 
     """
 
     def score(outputs: Array, batch: Batch) -> Mapping[str, Term]:
-        y = like_outputs(outputs, batch[target], target)
+        y = like_outputs(outputs, batch_field(batch, target), target)
         error = outputs.astype(jnp.float32) - y.astype(jnp.float32)
         return {"squared_error": Term(jnp.mean(jnp.square(error), axis=range(1, error.ndim)))}
 
-    return Objective(model, tuple(inputs), score)
+    return Objective(model, field_names(inputs), score)

@@ -11,12 +11,12 @@ from jaxmodels.losses import check_label_smoothing, cross_entropy
 from jaxmodels.objectives.objective import Objective
 from jaxmodels.special_tokens import split_target
 from jaxmodels.terms import Term
-from jaxmodels.typing import Array, Batch, Model, batch_fields
+from jaxmodels.typing import Array, Batch, Model, batch_field, batch_fields, field_names
 
 
 def token_classification(
     model: Model,
-    inputs: Sequence[str] = ("tokens",),
+    inputs: str | Sequence[str] = ("tokens",),
     target: str = "targets",
     valid: str = "valid?",
     label_smoothing: float = 0.0,
@@ -34,13 +34,13 @@ def token_classification(
 
     def score(logits: Float[Array, "B T K"], batch: Batch) -> Mapping[str, Term]:
         weights = _weights(batch, valid)
-        plain = Term(cross_entropy(logits, batch[target]), weights)
+        plain = Term(cross_entropy(logits, batch_field(batch, target)), weights)
         if not label_smoothing:
             return {"cross_entropy": plain}
-        smooth = Term(cross_entropy(logits, batch[target], label_smoothing), weights)
+        smooth = Term(cross_entropy(logits, batch_field(batch, target), label_smoothing), weights)
         return {"smoothed": smooth, "cross_entropy": plain._replace(coefficient=0.0)}
 
-    return Objective(model, tuple(inputs), score)
+    return Objective(model, field_names(inputs), score)
 
 
 def next_token(model: Model) -> Objective:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxmodels.errors import UserError
 from jaxmodels.grads import Grad
 from jaxmodels.sharding.mesh import use_mesh
 from jaxmodels.sharding.rules import current_shardings
@@ -36,6 +37,7 @@ def update(
     def step(state: State, batch: Batch) -> tuple[State, Scalars]:
         key = jax.random.fold_in(state.key, state.step)
         trained = trainable_params(state.params, trainable)
+        _check_optimizer_state(optimizer, trained, state.opt_state)
         fn = objective if trainable is None else TrainableObjective(objective, state.params)
         (loss, aux), gradient = grad(fn, has_aux=True)(
             trained, state.collections, batch, key, state.step
@@ -51,6 +53,16 @@ def update(
         return new, {"loss": loss, **aux.scalars}
 
     return step
+
+
+def _check_optimizer_state(optimizer: Any, trained: Any, opt_state: Any) -> None:
+    """Raise `UserError` where the state was made for other params than those that are trained."""
+    expected = jax.tree.structure(jax.eval_shape(optimizer.init, trained))
+    if jax.tree.structure(opt_state) != expected:
+        raise UserError(
+            "the optimizer's state is not that of this optimizer and these trainable params: give "
+            "`train.init` and `make_step` (or `update`) the same optimizer and `trainable`"
+        )
 
 
 def skip_nonfinite(step: Update) -> Update:
