@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxmodels.errors import UserError
-from jaxmodels.terms import Aux, TermSum, term_means, total_loss
+from jaxmodels.terms import Aux, TermSum, ratio, term_means, total_loss
 from jaxmodels.typing import BATCH_AXES, CARRY, Array, Batch
 
 Grad = Callable[..., Callable[..., tuple[Any, Any]]]
@@ -36,8 +36,7 @@ def accumulate(n: int, grad: Grad = jax.value_and_grad) -> Grad:
 
     def transform(fn: Callable[..., Any], **kwargs: Any) -> Callable[..., tuple[Any, Any]]:
         _check_uncoupled(fn, "accumulated over parts")
-        value_and_grad = grad(_loss_share(fn), **kwargs)
-        return partial(_accumulated, _term_weights(fn), value_and_grad, n)
+        return partial(_accumulated, fn, partial(grad, **kwargs), n)
 
     return transform
 
@@ -54,18 +53,18 @@ def per_device(mesh: Mesh, grad: Grad = jax.value_and_grad) -> Grad:
 
     def transform(fn: Callable[..., Any], **kwargs: Any) -> Callable[..., tuple[Any, Any]]:
         _check_uncoupled(fn, "taken by each device alone")
-        value_and_grad = grad(_loss_share(fn), **kwargs)
 
         def own(params: Any, collections: Any, carry: Any, batch: Any, key: Any, step: Any) -> Any:
             key = jax.random.fold_in(key, jax.lax.axis_index(axes))
             args = {**collections, **carry}, batch, key, step
-            weights = jax.lax.psum(_term_weights(fn)(params, *args), axes)
-            (loss, aux), gradient = value_and_grad(params, *args, weights)
+            weights, coefficients = _weigh(fn, params, *args)
+            weights = jax.lax.psum(weights, axes)
+            (loss, aux), gradient = grad(_loss_share(fn, weights), **kwargs)(params, *args)
             shared, carry = _split_carry(aux.collections)
             loss, gradient, totals = jax.lax.psum((loss, gradient, _totals(aux)), axes)
-            scalars = jax.lax.pmean(aux.scalars, axes)
-            shared = jax.lax.pmean(shared, axes)
-            return ((loss, _joined_aux(aux, shared, totals, weights, scalars)), gradient), carry
+            shared, scalars = jax.lax.pmean((shared, aux.scalars), axes)
+            aux = _joined_aux(shared, totals, weights, coefficients, scalars)
+            return ((loss, aux), gradient), carry
 
         # check_vma=False: results of `pmean` are replicated.
         mapped = jax.shard_map(
@@ -89,8 +88,8 @@ def per_device(mesh: Mesh, grad: Grad = jax.value_and_grad) -> Grad:
 
 
 def _accumulated(
-    weights_of: Callable[..., Any],
-    value_and_grad: Callable[..., tuple[Any, Any]],
+    fn: Callable[..., Any],
+    grad: Grad,
     n: int,
     params: Any,
     collections: Any,
@@ -104,50 +103,59 @@ def _accumulated(
 
     def weigh(_: None, part: Any) -> tuple[None, Any]:
         own, *rest = part
-        return None, weights_of(params, {**collections, **own}, *rest, step)
+        return None, _weigh(fn, params, {**collections, **own}, *rest, step)
 
-    weights = jax.tree.map(lambda x: x.sum(axis=0), jax.lax.scan(weigh, None, parts)[1])
+    weights, coefficients = jax.lax.scan(weigh, None, parts)[1]
+    weights = jax.tree.map(lambda x: x.sum(axis=0), weights)
+    coefficients = jax.tree.map(lambda x: x[-1], coefficients)
+    value_and_grad = grad(_loss_share(fn, weights))
 
-    def one_part(collections: Any, part: Any) -> tuple[Any, Any]:
+    def one_part(collections: Any, part: Any) -> tuple[Any, Any, Any]:
         own, *rest = part
-        return value_and_grad(params, {**collections, **own}, *rest, step, weights)
+        (loss, aux), gradient = value_and_grad(params, {**collections, **own}, *rest, step)
+        shared, own = _split_carry(aux.collections)
+        return shared, own, (loss, gradient, _totals(aux), aux.scalars)
 
     def add(carried: Any, part: Any) -> tuple[Any, Any]:
         collections, total = carried
-        (loss, aux), gradient = one_part(collections, part)
-        shared, own = _split_carry(aux.collections)
-        found = loss, gradient, _totals(aux), aux.scalars
-        return (shared, jax.tree.map(jnp.add, total, found)), (own, _coefficients(aux))
+        shared, own, found = one_part(collections, part)
+        return (shared, jax.tree.map(jnp.add, total, found)), own
 
     first = jax.tree.map(lambda x: x[0], parts)
-    (loss, aux), gradient = jax.eval_shape(one_part, collections, first)
-    found = loss, gradient, _totals(aux), aux.scalars
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), found)
-    (collections, sums), (own, coefficients) = jax.lax.scan(add, (collections, zeros), parts)
-    loss, gradient, totals, scalars = sums
+    shapes = jax.eval_shape(one_part, collections, first)[2]
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    (collections, total), own = jax.lax.scan(add, (collections, zeros), parts)
+    loss, gradient, totals, scalars = total
     collections = {**collections, **jax.tree.map(_join_rows, own)}
-    ends = {k: TermSum(totals[k], weights[k], x[-1]) for k, x in coefficients.items()}
     scalars = jax.tree.map(lambda x: x / n, scalars)
-    return (loss, _joined_aux(Aux({}, ends), collections, totals, weights, scalars)), gradient
+    return (loss, _joined_aux(collections, totals, weights, coefficients, scalars)), gradient
 
 
-def _loss_share(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """The share of these rows in the loss of the whole batch, given the batch's weights."""
+def _loss_share(fn: Callable[..., Any], weights: dict[str, Array]) -> Callable[..., Any]:
+    """The share of these rows in the loss of the whole batch, whose weights are given.
+
+    It is an objective itself, its coefficients are smaller: so functions that take gradients in
+    parts can be nested.
+    """
 
     def share(
-        params: Any, collections: Any, batch: Batch, key: Any, step: Any, weights: Any
+        params: Any, collections: Any, batch: Batch, key: Any, step: Any = 0
     ) -> tuple[Array, Aux]:
         aux = _with_sums(*fn(params, collections, batch, key, step))
-        return total_loss(aux.sums, weights), aux
+        sums = {
+            name: one._replace(coefficient=one.coefficient * ratio(one.weight, weights[name]))
+            for name, one in aux.sums.items()
+        }
+        return total_loss(sums), aux._replace(sums=sums)
 
     return share
 
 
-def _term_weights(fn: Callable[..., Any]) -> Callable[..., dict[str, Array]]:
-    def weights(*args: Any) -> dict[str, Array]:
-        return {name: one.weight for name, one in _with_sums(*fn(*args)).sums.items()}
-
-    return weights
+def _weigh(fn: Callable[..., Any], *args: Any) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Weight and coefficient of each term."""
+    sums = _with_sums(*fn(*args)).sums
+    weights = {name: one.weight for name, one in sums.items()}
+    return weights, {name: one.coefficient for name, one in sums.items()}
 
 
 def _with_sums(loss: Array, aux: Aux) -> Aux:
@@ -156,19 +164,17 @@ def _with_sums(loss: Array, aux: Aux) -> Aux:
     return aux if aux.sums else aux._replace(sums={"loss": TermSum(loss, one, one)})
 
 
-def _joined_aux(aux: Aux, collections: Any, totals: Any, weights: Any, scalars: Any) -> Aux:
+def _joined_aux(
+    collections: Any, totals: Any, weights: Any, coefficients: Any, scalars: Any
+) -> Aux:
     """The `Aux` of the whole batch: means of terms are recomputed, other scalars are kept."""
-    sums = {k: TermSum(totals[k], weights[k], one.coefficient) for k, one in aux.sums.items()}
+    sums = {k: TermSum(totals[k], weights[k], coefficients[k]) for k in totals}
     whole = {name: mean for name, mean in term_means(sums).items() if name in scalars}
     return Aux(collections, sums, {**scalars, **whole})
 
 
 def _totals(aux: Aux) -> dict[str, Any]:
     return {name: one.total for name, one in aux.sums.items()}
-
-
-def _coefficients(aux: Aux) -> dict[str, Any]:
-    return {name: one.coefficient for name, one in aux.sums.items()}
 
 
 def _check_uncoupled(fn: Any, what: str) -> None:

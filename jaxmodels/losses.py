@@ -91,7 +91,7 @@ def check_same_shape(outputs: Array, targets: Array, name: str) -> None:
     if targets.shape != outputs.shape:
         raise UserError(
             f"the model's outputs have shape {outputs.shape}, the targets {name!r} "
-            f"{targets.shape}; expected the same shape, one number for each class"
+            f"{targets.shape}; expected the same shape"
         )
 
 

@@ -71,16 +71,10 @@ def sum_terms(terms: Mapping[str, Term], step: Any) -> dict[str, TermSum]:
     return {name: _sum_term(term, step) for name, term in terms.items()}
 
 
-def total_loss(sums: Mapping[str, TermSum], weights: Mapping[str, Array] | None = None) -> Array:
-    """The loss of these terms.
-
-    With `weights` of a whole batch, the share of this part of the batch in its loss.
-    """
-    weights = {name: one.weight for name, one in sums.items()} if weights is None else weights
-    return sum(
-        (one.coefficient * _ratio(one.total, weights[name]) for name, one in sums.items()),
-        jnp.float32(0),
-    )
+def total_loss(sums: Mapping[str, TermSum]) -> Array:
+    """The sum over terms of coefficient times weighted mean."""
+    terms = (one.coefficient * ratio(one.total, one.weight) for one in sums.values())
+    return sum(terms, jnp.float32(0))
 
 
 def reported_means(terms: Mapping[str, Term], sums: Mapping[str, TermSum]) -> dict[str, Array]:
@@ -92,7 +86,7 @@ def reported_means(terms: Mapping[str, Term], sums: Mapping[str, TermSum]) -> di
 
 def term_means(sums: Mapping[str, TermSum]) -> dict[str, Array]:
     """The weighted mean of each term, without its coefficient."""
-    return {name: _ratio(one.total, one.weight) for name, one in sums.items()}
+    return {name: ratio(one.total, one.weight) for name, one in sums.items()}
 
 
 def _is_number(coefficient: Any, number: int) -> bool:
@@ -106,12 +100,17 @@ def _sum_term(term: Term, step: Any) -> TermSum:
         total, weight = jnp.sum(values), jnp.float32(values.size)
     else:
         weights = jnp.asarray(term.weights).astype(jnp.float32)
+        if weights.shape != values.shape:
+            raise UserError(
+                f"a term has values of shape {values.shape} and weights of shape {weights.shape}; "
+                "expected a weight for each value"
+            )
         # Not 0 * values: values of weight 0 may be NaN.
         total = jnp.sum(jnp.where(weights != 0, values * weights, 0.0))
         weight = jnp.sum(weights)
     return TermSum(total, weight, jnp.asarray(coefficient, jnp.float32))
 
 
-def _ratio(total: Array, weight: Array) -> Array:
+def ratio(total: Array, weight: Array) -> Array:
     """total / weight, or 0 if the weight is 0."""
     return total / jnp.where(weight == 0, 1.0, weight)

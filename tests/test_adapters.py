@@ -231,3 +231,16 @@ def test_remat_reaches_the_stacks_of_a_model_made_of_modules():
         found = adapters.remat(model, policy)
         assert type(found) is type(model)
         assert all(operator.attrgetter(path)(found).remat is policy for path in paths)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, np.float16, jnp.dtype("float16")])
+@no_arguments
+def test_a_dtype_is_no_array(adapt, dtype):
+    class Typed(nn.Module):
+        @nn.compact
+        def __call__(self, x, dtype=None):
+            return nn.Dense(2, dtype=dtype)(x)
+
+    variables = Typed().init(KEY, X)
+    outputs = adapt(Typed()).apply(variables, X, dtype=dtype)
+    assert outputs.shape == (4, 2)

@@ -256,6 +256,14 @@ class TestSums:
         assert found.dtype == np.int64
         np.testing.assert_array_equal(found, [9 * (2**31 - 1), 45])
 
+    @pytest.mark.parametrize("values", [[-1], [-5, 3], [2**31 - 1, -(2**31)], [7] * 4])
+    def test_integers_of_either_sign(self, values):
+        found = self.summed([{"n": jnp.int32(v)} for v in values])["n"]
+        assert found == sum(values)
+
+    def test_unsigned_integers(self):
+        assert self.summed([{"n": jnp.uint32(2**32 - 1)}] * 3)["n"] == 3 * (2**32 - 1)
+
     def test_floats_lose_nothing_of_float32(self):
         values = np.random.default_rng(0).lognormal(0, 8, 2_000).astype(np.float32)
         exact = float(sum(map(Fraction, values.tolist())))
@@ -284,3 +292,19 @@ def test_only_one_total_is_held(monkeypatch):
     assert evaluate(evaluation, 10)["confusion"][0, 0] == 800
     assert len(alive) == 80
     assert max(alive[5:]) <= alive[4] + 1
+
+
+def test_rows_need_an_axis_of_examples():
+    split = Arrays(x=np.ones((5, 2), np.float32))
+    evaluation = metrics.Evaluation(
+        IDENTITY, split, ("x",), lambda y, b: {"sum": y.sum()}, dict, reduction=metrics.Rows()
+    )
+    with pytest.raises(UserError, match="a row for each of 5 examples"):
+        evaluate(evaluation, 5)
+
+
+def test_flags_of_another_shape_than_the_targets_are_refused():
+    tokens = np.zeros((4, 3), np.int32)
+    split = Arrays(tokens=np.zeros((4, 3, 7), np.float32), targets=tokens, valid=tokens[:, :1] == 0)
+    with pytest.raises(UserError, match="expected a flag for each target"):
+        evaluate(metrics.token_classification(IDENTITY, split), 2)

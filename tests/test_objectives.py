@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxmodels import grads, objectives, optimizers, tree
+from jaxmodels import grads, objectives, optimizers, sharding, tree
 from jaxmodels.errors import UserError
 from jaxmodels.models.mlp import MLP
 
@@ -333,3 +333,68 @@ def test_an_objective_needs_only_init_and_call():
     np.testing.assert_allclose(loss, expected[0][0], rtol=1e-5)
     np.testing.assert_allclose(gradient["w"], expected[1]["w"], rtol=1e-5)
     assert float(aux.scalars["norm"]) == 6
+
+
+def custom_grad(fn, **kwargs):
+    """A gradient of a user's own, with the interface of `jax.value_and_grad`."""
+    value_and_grad = jax.value_and_grad(fn, **kwargs)
+
+    def computed(params, collections, batch, key, step=0):
+        return value_and_grad(params, collections, batch, key, step)
+
+    return computed
+
+
+MESH = sharding.mesh("data=2", jax.devices()[:2])
+
+
+@pytest.mark.parametrize(
+    "grad",
+    [
+        grads.accumulate(3, custom_grad),
+        grads.per_device(MESH, custom_grad),
+        grads.accumulate(3, grads.per_device(MESH)),
+        grads.per_device(MESH, grads.accumulate(3)),
+        grads.accumulate(2, grads.accumulate(3)),
+    ],
+    ids=["accumulate", "per device", "both", "both the other way", "twice"],
+)
+def test_gradients_in_parts_nest(grad):
+    batch = {**labelled(), "weight": 0.1 * jnp.arange(12.0) ** 2}
+    objective = objectives.Objective(MLP((5, 4)), ("image",), weighted_score("weight"))
+    params, collections = objective.init(KEY, batch)
+    arguments = params, collections, batch, KEY, jnp.int32(3)
+    expected = jax.jit(jax.value_and_grad(objective, has_aux=True))(*arguments)
+    found = jax.jit(grad(objective, has_aux=True))(*arguments)
+    same = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)  # noqa: E731
+    jax.tree.map(same, jax.device_get(found), jax.device_get(expected))
+
+
+@pytest.mark.parametrize("shape", [(12, 1), (1,), (12, 4)])
+def test_weights_of_another_shape_than_the_values_are_refused(shape):
+    batch = {**labelled(), "weight": jnp.ones(shape)}
+    objective = objectives.Objective(MLP((4,)), ("image",), weighted_score("weight"))
+    params, _ = objective.init(KEY, batch)
+    with pytest.raises(UserError, match="expected a weight for each value"):
+        objective(params, {}, batch, KEY)
+
+
+@pytest.mark.parametrize("score", [lambda y, b: y.sum(), lambda y, b: {"loss": y.sum(-1)}])
+def test_a_score_that_returns_no_terms_is_refused(score):
+    objective = objectives.Objective(MLP((4,)), ("image",), score)
+    params, _ = objective.init(KEY, labelled())
+    with pytest.raises(UserError, match=r"returns terms by name.* of type"):
+        objective(params, {}, labelled(), KEY)
+
+
+def test_a_single_input_may_be_named_alone():
+    one = objectives.classification(MLP((4,)), "image")
+    assert one.inputs == ("image",)
+
+
+def test_a_reconstruction_of_another_shape_is_refused():
+    objective = objectives.reconstruction(MLP((1,)))
+    batch = {"image": jnp.zeros((4, 6, 6, 1))}
+    params, _ = objective.init(KEY, batch)
+    with pytest.raises(UserError, match="expected the same shape"):
+        objective(params, {}, batch, KEY)

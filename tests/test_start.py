@@ -202,3 +202,27 @@ def test_a_report_that_fails_costs_nothing(tmp_path):
     assert "RuntimeError: no picture" in (tmp_path / "run" / "report.html").read_text()
     assert "test/error" in printed
     assert tiny().eval_params is not trained_params
+
+
+def test_a_resumed_run_keeps_what_it_started_from(source, tmp_path, capsys):
+    import shutil
+
+    folder, _ = source
+    moved = tmp_path / "moved"
+    shutil.copytree(folder, moved)
+    arguments = "--start", moved, "--out", tmp_path / "run"
+    quietly(tiny, *arguments, "--steps", 2)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())["start"]
+    shutil.rmtree(moved)
+    quietly(tiny, *arguments, "--steps", 3)
+    quietly(tiny, "--out", tmp_path / "run", "--steps", 4)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["start"] == config
+    with pytest.raises(SystemExit):
+        quietly(tiny, "--start", folder, "--out", tmp_path / "run", "--steps", 5)
+    assert f"this run has started from {moved}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("report", [lambda *_: None, lambda *_: ["text"]])
+def test_a_report_of_another_form_costs_nothing(report, tmp_path):
+    quietly(named(tiny, report=report), "--out", tmp_path / "run", "--steps", 2)
+    assert "This section failed: TypeError" in (tmp_path / "run" / "report.html").read_text()

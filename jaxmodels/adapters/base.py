@@ -5,6 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import jax
+import numpy as np
 
 from jaxmodels.errors import UserError
 from jaxmodels.typing import Model
@@ -30,6 +32,7 @@ class Adapter:
 
     def init_with_output(self, rngs: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         """The outputs and the variables, as Flax's `init_with_output`."""
+        kwargs.pop("mutable", None)  # Flax's, of which collections `init` returns: all here
         variables = self.init(rngs, *args, **kwargs)
         return self.apply(variables, *args, rngs=rngs, mutable=True, **kwargs)[0], variables
 
@@ -55,6 +58,11 @@ class Adapter:
 def has_model(part: Any) -> bool:
     """Whether there is a model in `part` for `map_model`; a plain function has none."""
     return hasattr(part, "model") or hasattr(part, "map_model")
+
+
+def is_array(x: Any) -> bool:
+    """Whether it is an array, of jax (traced or not) or numpy; not a dtype or a number."""
+    return isinstance(x, jax.Array | np.ndarray | np.generic)
 
 
 def map_model(part: Any, fn: Callable[[Model], Model]) -> Any:

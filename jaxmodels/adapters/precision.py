@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxmodels.adapters.base import Adapter
+from jaxmodels.adapters.base import Adapter, is_array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,4 +43,4 @@ class Cast(Adapter):
 
 
 def _is_float(x: Any) -> bool:
-    return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)
+    return is_array(x) and jnp.issubdtype(x.dtype, jnp.floating)

@@ -10,7 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from jaxmodels.adapters.base import Adapter
+from jaxmodels.adapters.base import Adapter, is_array
 from jaxmodels.typing import Model
 
 Policy = Callable[..., Any]
@@ -33,7 +33,7 @@ class Remat(Adapter):
     def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
         """Compute the outputs; arguments that are no arrays are static."""
         leaves, structure = jax.tree.flatten((variables, args, kwargs))
-        arrays = {n: leaf for n, leaf in enumerate(leaves) if hasattr(leaf, "dtype")}
+        arrays = {n: leaf for n, leaf in enumerate(leaves) if is_array(leaf)}
 
         def run(arrays: dict[int, Any]) -> Any:
             whole = [arrays.get(n, leaf) for n, leaf in enumerate(leaves)]

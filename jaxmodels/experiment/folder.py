@@ -65,7 +65,7 @@ def open_folder(
         "changed": to_json_types(changed_hyperparameters(make, hyperparameters, experiment)),
         "metrics": {k: dataclasses.asdict(kind) for k, kind in experiment.metric_types.items()},
         "steps": experiment.steps,
-        "start": to_json_types(provenance(experiment.start)),
+        "start": None,
         "trainable": experiment.trainable if isinstance(experiment.trainable, str) else None,
         "eval_params": getattr(experiment.eval_params, "__name__", None),
         "options": to_json_types(dataclasses.asdict(options)),
@@ -77,6 +77,7 @@ def open_folder(
         folder = folder_path(options.out or f"runs/{make.__name__}/{now}")
         _make_folder(folder)
         previous = _load_config_of_same_run(folder, config)
+        config["start"] = _start_of(previous, experiment, options)
         if previous and (changed := _changed_versions(previous, config)):
             config["started_with"] = changed
             print(_version_warning(changed, config), file=sys.stderr)
@@ -87,6 +88,20 @@ def open_folder(
 
     # Only on process 0: clocks differ between processes, and so may what they find in the folder.
     return folder_path(run_on_process_0(open_on_disk))
+
+
+def _start_of(previous: Mapping[str, Any] | None, experiment: Experiment, options: Options) -> Any:
+    """Provenance of the params that the run has started from, which a resumed run keeps."""
+    if previous is None:
+        return to_json_types(provenance(experiment.start))
+    start = previous.get("start")
+    began = start.get("folder") if isinstance(start, dict) else None
+    if options.start is not None and options.start != began:
+        raise UserError(
+            f"this run has started from {began or 'initial params'}, not from {options.start}; "
+            "give the same --start (or none) to resume it, or another --out for a new run"
+        )
+    return start
 
 
 def changed_hyperparameters(

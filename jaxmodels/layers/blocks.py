@@ -122,7 +122,7 @@ class Stack(nn.Module):
             # XLA then saves no memory, whatever barriers there are.
             unroll=1 if self.remat is not None else self.unroll,
         )
-        group = scanned(self.blocks, train, self.remat, name="layers")
+        group = scanned(self.blocks, train, self.remat, turns, name="layers")
         context = dataclasses.replace(context, memory=None)
         return group(x, (jnp.arange(turns), memory), context)[0]
 
@@ -144,6 +144,7 @@ class _Group(nn.Module):
     blocks: tuple[nn.Module, ...]
     train: bool
     remat: Policy | None
+    turns: int
 
     @nn.compact
     def __call__(self, x: Array, own: Any, context: Context) -> tuple[Array, None]:
@@ -153,8 +154,9 @@ class _Group(nn.Module):
             return block(x, context, self.train)
 
         if self.remat is not None:
-            # In a loop's body nothing of the forward pass could be joined with its repetition.
-            run = nn.remat(run, policy=self.remat, prevent_cse=False)
+            # In a loop's body nothing of the forward pass could be joined with its repetition; a
+            # loop of one turn is none once it is compiled.
+            run = nn.remat(run, policy=self.remat, prevent_cse=self.turns == 1)
         for n, block in enumerate(self.blocks):
             here = dataclasses.replace(
                 context,

@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from jaxmodels.adapters import Adapter
 from jaxmodels.errors import UserError
-from jaxmodels.losses import binary_cross_entropy, flat
+from jaxmodels.losses import binary_cross_entropy, check_same_shape, flat
 from jaxmodels.metric import Metric
 from jaxmodels.metrics.evaluation import Evaluation, Metrics, Totals, count_true, masked_sum
 from jaxmodels.typing import Array, Batch, Model, batch_field, field_names
@@ -107,7 +107,8 @@ def reconstruction(
     over the values of an image.
     """
 
-    def statistics(logits: Float[Array, "B H W C"], batch: Batch) -> dict[str, Array]:
+    def statistics(logits: Float[Array, "B ..."], batch: Batch) -> dict[str, Array]:
+        check_same_shape(logits, batch_field(batch, target), target)
         logits, image, mask = flat(logits), flat(batch_field(batch, target)), batch["mask"]
         error = jnp.square(jax.nn.sigmoid(logits) - image)
         return {

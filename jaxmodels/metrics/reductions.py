@@ -16,8 +16,7 @@ class Sums:
     """Running sums on the device, exact: nothing but one total is ever held.
 
     Integers are summed in 64 bits, as two words of 32; floats in twice float32's precision, as a
-    sum and what its rounding lost (Knuth, "The art of computer programming", 4.2.2, theorem B). An
-    integer of a batch's statistics is below 2 ** 31, and at least 0.
+    sum and what its rounding lost (Knuth, "The art of computer programming", 4.2.2, theorem B).
     """
 
     def zero(self, statistics: Any) -> Any:
@@ -52,8 +51,8 @@ class Rows:
         for leaf in jax.tree.leaves(statistics):
             if leaf.shape[:1] != mask.shape:
                 raise UserError(
-                    f"`Rows` keeps statistics (B, ...), a row for each of {len(mask)} examples; got "
-                    f"an array of shape {leaf.shape}. Sums of a batch go with `Sums`."
+                    f"`Rows` keeps statistics (B, ...), a row for each of {len(mask)} examples; "
+                    f"got an array of shape {leaf.shape}. Sums of a batch go with `Sums`."
                 )
         kept = np.asarray(jax.device_get(mask))
         return [*total, jax.tree.map(lambda rows: rows[kept], jax.device_get(statistics))]
@@ -91,17 +90,29 @@ def _add(total: Any, statistics: Any) -> Any:
 
 
 def _add_one(total: _Pair, x: Array) -> _Pair:
+    if total.low.dtype == jnp.uint32:
+        x_low, x_high = _words(x)
+        low = total.low + x_low
+        return _Pair(low, total.high + x_high + (low < x_low).astype(jnp.uint32))
     x = x.astype(total.low.dtype)
     low = total.low + x
-    if x.dtype == jnp.uint32:
-        return _Pair(low, total.high + (low < x).astype(jnp.uint32))
     part = low - total.low
     lost = (total.low - (low - part)) + (x - part)
     # An infinite sum loses no finite rest: inf - inf would be NaN.
     return _Pair(low, total.high + jnp.where(jnp.isfinite(low), lost, 0.0))
 
 
+def _words(x: Array) -> tuple[Array, Array]:
+    """The low and the high 32 bits of integers in two's complement."""
+    if x.dtype.itemsize == 8:
+        return x.astype(jnp.uint32), (x >> 32).astype(jnp.uint32)
+    low = x.astype(jnp.int32 if jnp.issubdtype(x.dtype, jnp.signedinteger) else jnp.uint32)
+    high = jnp.where(low < 0, jnp.uint32(2**32 - 1), jnp.uint32(0))
+    return jax.lax.bitcast_convert_type(low, jnp.uint32), high
+
+
 def _widen(total: _Pair) -> np.ndarray:
     if total.low.dtype == np.uint32:
-        return np.asarray(total.low.astype(np.int64) + (total.high.astype(np.int64) << 32))
+        whole = total.low.astype(np.uint64) | (total.high.astype(np.uint64) << np.uint64(32))
+        return np.asarray(whole).view(np.int64)
     return np.asarray(total.low.astype(np.float64) + total.high.astype(np.float64))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from jaxmodels.adapters import Stateful, with_arguments
+from jaxmodels.errors import UserError
 from jaxmodels.losses import token_scores
 from jaxmodels.metric import Metric
 from jaxmodels.metrics.evaluation import Evaluation, Metrics, Totals, count_true
@@ -129,5 +130,11 @@ def _evaluation(
 
 def _counted(batch: Batch, target: str, valid: str) -> Bool[Array, "B T"]:
     flags = batch_fields(batch, (valid,))
+    shape = batch_field(batch, target).shape
+    if flags and flags[0].shape != shape:
+        raise UserError(
+            f"{valid.removesuffix('?')!r} has shape {flags[0].shape}, the targets {shape}; "
+            "expected a flag for each target"
+        )
     counted = flags[0] > 0 if flags else jnp.ones(batch_field(batch, target).shape, bool)
     return counted & batch["mask"][:, None]

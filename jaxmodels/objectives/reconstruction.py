@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from jaxmodels.errors import UserError
-from jaxmodels.losses import binary_cross_entropy, flat
+from jaxmodels.losses import binary_cross_entropy, check_same_shape, flat
 from jaxmodels.objectives.objective import Objective
 from jaxmodels.terms import Term
 from jaxmodels.typing import Array, Batch, Key, Model, batch_field
@@ -37,12 +37,10 @@ def reconstruction(
     autoencoders", section 2.3.
     """
 
-    def score(logits: Float[Array, "B H W C"], batch: Batch) -> Mapping[str, Term]:
-        return {
-            "reconstruction": Term(
-                distance(flat(logits), flat(batch_field(batch, target))).sum(axis=-1)
-            )
-        }
+    def score(logits: Float[Array, "B ..."], batch: Batch) -> Mapping[str, Term]:
+        image = batch_field(batch, target)
+        check_same_shape(logits, image, target)
+        return {"reconstruction": Term(distance(flat(logits), flat(image)).sum(axis=-1))}
 
     if noise is None:
         return Objective(model, (target,), score)

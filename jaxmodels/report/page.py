@@ -112,7 +112,10 @@ def failed_section(title: str, error: BaseException) -> Section:
 
 def _sections_or_failure(title: str, make: Callable[[], Iterable[Section]]) -> list[Section]:
     try:
-        return list(make())
+        made = list(make())
+        if wrong := [part for part in made if not isinstance(part, Section)]:
+            raise TypeError(f"expected sections, got {type(wrong[0]).__name__}")
+        return made
     except Exception as error:
         return [failed_section(title, error)]
 

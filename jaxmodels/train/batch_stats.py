@@ -54,19 +54,21 @@ def _batch_statistics(
 ) -> Any:
     """The statistics of one batch, for any momentum m of each norm layer.
 
-    An update is m * old + (1 - m) * new: from its results for old = 0 and old = 1 follow m and new.
-    XLA computes the forward pass once, since it does not read old. Unchanged statistics are kept.
+    An update is m * old + (1 - m) * new: at old = 0 its value is (1 - m) * new, its slope is m.
+    Statistics that no update changes are kept.
     """
 
-    def updated(old: float) -> Any:
-        stats = jax.tree.map(lambda x: jnp.full_like(x, old), collections[BATCH_STATS])
+    def update(old: Any) -> Any:
         with use_mesh(mesh):
             key = jax.random.fold_in(jax.random.key(0), n)
-            _, aux = objective(params, {**collections, BATCH_STATS: stats}, batch, key)
+            _, aux = objective(params, {**collections, BATCH_STATS: old}, batch, key)
         return aux.collections[BATCH_STATS]
 
-    def solve(of_zero: Any, of_one: Any, kept: Any) -> Any:
-        moved = 1 - (of_one - of_zero)
-        return jnp.where(moved > 1e-6, of_zero / jnp.where(moved > 1e-6, moved, 1.0), kept)
+    stats = collections[BATCH_STATS]
+    zeros, ones = (jax.tree.map(lambda x, v=v: jnp.full_like(x, v), stats) for v in (0.0, 1.0))
+    value, momentum = jax.jvp(update, (zeros,), (ones,))
 
-    return jax.tree.map(solve, updated(0.0), updated(1.0), collections[BATCH_STATS])
+    def solve(value: Any, m: Any, kept: Any) -> Any:
+        return jnp.where(m < 1, value / jnp.where(m < 1, 1 - m, 1.0), kept)
+
+    return jax.tree.map(solve, value, momentum, stats)
