@@ -282,7 +282,7 @@ def test_multi_label_targets_count_each_class():
     logits = MLP((4,)).apply({"params": params}, batch["image"])
     expected = optax.sigmoid_binary_cross_entropy(logits, targets).mean()
     np.testing.assert_allclose(objective(params, {}, batch, KEY)[0], expected, rtol=1e-6)
-    with pytest.raises(UserError, match="one number for each class"):
+    with pytest.raises(UserError, match="expected the same shape"):
         objective(params, {}, labelled(), KEY)
 
 
