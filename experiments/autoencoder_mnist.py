@@ -40,7 +40,7 @@ def autoencoder_mnist(
         train=images["train"].batches(batch_size),
         evaluate={"test": metrics.reconstruction(model, images["test"])},
         steps=steps,
-        published=Published({"test/cross_entropy": 52.0}, "mnist"),
+        published=Published({"test/cross_entropy": 52.0}, "mnist", label="target"),
         report=inspect.reconstruction(model, images["test"]),
     )
 

@@ -46,7 +46,7 @@ def cnn_digits(
         train=images["train"].batches(batch_size, transform=image.random_crop(1)),
         evaluate={"test": metrics.classification(model, images["test"])},
         steps=steps,
-        published=Published({"test/error": 0.015}, "digits"),
+        published=Published({"test/error": 0.015}, "digits", label="target"),
         report=inspect.classification(model, images["test"]),
     )
 

@@ -42,7 +42,7 @@ def vae_digits(
         train=images["train"].batches(batch_size),
         evaluate={"test": metrics.elbo(model, images["test"])},
         steps=steps,
-        published=Published({"test/nll": 20.5}, "digits"),
+        published=Published({"test/nll": 20.5}, "digits", label="target"),
         report=inspect.latents(model, images["test"]),
     )
 

@@ -52,16 +52,18 @@ class Metric:
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """Published values of metrics, with data set and hyperparameters.
+    """Values of metrics to reach, with data set and hyperparameters.
 
     Attributes:
         metrics: values by full name, such as `{"test/error": 0.0095}`.
         dataset: the name of the data set, as in `--dataset`.
         source: the publication, such as "LeCun et al. 1998, table 1".
         setting: hyperparameters of the publication that differ from the experiment's defaults.
+        label: what results call the values: "target" for values that are not from a publication.
     """
 
     metrics: Mapping[str, float]
     dataset: str
     source: str = ""
     setting: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    label: str = "published"

@@ -12,6 +12,7 @@ import pytest
 
 from jaxmodels import generate
 from jaxmodels.adapters.precision import Cast
+from jaxmodels.adapters.stateful import Stateful
 from jaxmodels.errors import UserError
 from jaxmodels.generate.incremental import check_prompt
 from jaxmodels.generate.samplers import nucleus
@@ -197,6 +198,14 @@ def test_a_carry_among_the_variables_is_not_gone_on_from():
     used = {**variables, "carry": {"h": jnp.ones((3, 8))}}
     np.testing.assert_array_equal(
         generate.sample(model, used, tokens(), 12, KEY),
+        generate.sample(model, variables, tokens(), 12, KEY),
+    )
+
+
+def test_a_stateful_model_is_sampled_as_its_model():
+    model, variables = made(TinyRNN())
+    np.testing.assert_array_equal(
+        generate.sample(Stateful(model), variables, tokens(), 12, KEY),
         generate.sample(model, variables, tokens(), 12, KEY),
     )
 

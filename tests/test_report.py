@@ -228,7 +228,7 @@ def test_there_is_no_verdict_on_another_dataset():
     found = results({"test/error": 0.001}, {"test/error": 0.0095}, dataset="cifar10")
     assert found.reached("test/error") is None
     for text in report.comparison(found).html, report.summary(found, "runs/a"):
-        assert "Published on cifar10, measured on mnist" in text
+        assert "values are for cifar10; this run read mnist" in text
         assert not re.search(r"better than|\breached\b|reaches", text)
 
 
@@ -236,9 +236,17 @@ def test_changed_hyperparameters_stand_beside_the_verdict():
     measured, published = {"test/error": 0.001}, {"test/error": 0.0095}
     found = results(measured, published, changed={"steps": (2260, 500), "widths": ((8, 8), (4,))})
     for text in report.comparison(found).html, report.summary(found, "runs/a"):
-        assert "steps=500 (2260)" in text
-        assert "widths=4 (8 8)" in text
+        assert "steps=500 instead of 2260" in text
+        assert "widths=4 instead of 8 8" in text
     assert found.verdict("test/error") == "reached"
+
+
+def test_own_targets_are_not_called_published():
+    own = Published({"test/error": 0.0095}, "mnist", label="target")
+    found = report.Results(metrics={"test/error": 0.02}, types=TYPES, published=own)
+    for text in report.comparison(found).html, report.summary(found, "runs/a"):
+        assert "target" in text
+        assert "published" not in text
 
 
 def test_summary():

@@ -186,8 +186,8 @@ def test_on_other_data_there_is_no_verdict(tmp_path, capsys):
     _, printed = quietly(other, "--out", tmp_path / "run", "--steps", 2, "--rate", 0.02)
     assert "on digits" in printed
     assert "reached" not in printed
-    assert "Published on mnist, measured on digits: no verdict." in printed
-    assert "Measured with steps=2 (12), rate=0.02 (0.01)" in printed
+    assert "The published values are for mnist; this run read digits: no verdict." in printed
+    assert "This run's settings differ: steps=2 instead of 12, rate=0.02 instead of 0.01" in printed
     page = (tmp_path / "run" / "report.html").read_text()
     assert "measured on digits" in page
     assert "better than" not in page

@@ -9,7 +9,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Float, Int
 
-from jaxmodels.adapters.stateful import cast_like, initial_carry
+from jaxmodels.adapters.stateful import Stateful, cast_like, initial_carry
 from jaxmodels.errors import UserError
 from jaxmodels.typing import CARRY, Array, Model
 
@@ -77,8 +77,8 @@ class IncrementalDecoder:
 
 
 def causal(model: Model) -> IncrementalDecoder:
-    """The decoder of a language model."""
-    return IncrementalDecoder(model)
+    """The decoder of a language model; of a `Stateful` one its model, whose carry begins anew."""
+    return IncrementalDecoder(model.model if isinstance(model, Stateful) else model)
 
 
 def conditional(model: Model, memory: Any) -> IncrementalDecoder:

@@ -15,10 +15,10 @@ def comparison(results: Results) -> Section:
     published setting stand beside it.
     """
     rows = [_row(results, name) for name in {**results.targets, **results.values}]
-    head = ("metric", "measured", "", "published", "difference", "")
+    head = ("metric", "measured", "", results.label, "difference", "")
     text = _sentence(results) + table(head, rows, numbers=(1, 3, 4))
     source = results.published.source if results.published else ""
-    notes = [*results.notes, *([f"Published: {source}."] if source else [])]
+    notes = [*results.notes, *([f"{results.label.capitalize()}: {source}."] if source else [])]
     if any("±" in row[2] for row in rows):
         notes.append("± is the standard error of a share of the split's examples.")
     return Section("Result", f'{text}<p class="note">{html.escape(" ".join(notes))}</p>')
@@ -63,7 +63,7 @@ def _sentence(results: Results) -> str:
 
 def _compared(results: Results, name: str) -> str:
     published = results.targets[name]
-    words = f"the published {results.format(name, published)}"
+    words = f"the {results.label} {results.format(name, published)}"
     if dataset := results.other_dataset(name):
         return f"measured on {dataset}, beside {words} on another data set"
     reached = results.reached(name)

@@ -38,6 +38,11 @@ class Results:
         """Published values by name; empty without any."""
         return {} if self.published is None else self.published.metrics
 
+    @property
+    def label(self) -> str:
+        """What the values to reach are called: "published" or "target"."""
+        return Published.label if self.published is None else self.published.label
+
     def format(self, name: str, value: float) -> str:
         """The value with the unit of that metric."""
         return self.types.get(name, Metric()).format(value)
@@ -79,12 +84,15 @@ class Results:
             return []
         others = {d for name in self.targets if (d := self.other_dataset(name))}
         notes = [
-            f"Published on {self.published.dataset}, measured on {dataset}: no verdict."
+            f"The {self.label} values are for {self.published.dataset}; this run read {dataset}: "
+            "no verdict."
             for dataset in sorted(others)
         ]
         if self.changed:
-            changed = (f"{k}={_plain(v[1])} ({_plain(v[0])})" for k, v in self.changed.items())
-            notes.append(f"Measured with {', '.join(changed)}; in parentheses as published.")
+            changed = (
+                f"{k}={_plain(v[1])} instead of {_plain(v[0])}" for k, v in self.changed.items()
+            )
+            notes.append(f"This run's settings differ: {', '.join(changed)}.")
         return notes
 
 
@@ -100,7 +108,7 @@ def summary(
     resume: str | None = None,
 ) -> str:
     """What is printed when a run has ended; `resume` is the command that resumes it."""
-    rows = [("", "measured", "published", ""), *(_row(results, n) for n in results.values)]
+    rows = [("", "measured", results.label, ""), *(_row(results, n) for n in results.values)]
     missing = [n for n in results.targets if n not in results.values]
     rows += [(n, "-", results.format(n, results.targets[n]), "") for n in missing]
     places = {"folder": folder, "page": page, "resume": resume}
