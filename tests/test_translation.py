@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmodels import generate
+from jaxmodels import adapters, generate, metrics, sharding, train
 from jaxmodels.data import text
 from jaxmodels.errors import UserError
 from jaxmodels.layers.dense import OutputDense
@@ -78,3 +78,17 @@ def test_neither_padding_nor_a_beginning_is_written(beam_size):
 def test_a_source_of_unknown_tokens_is_refused():
     with pytest.raises(UserError, match="tokens are 4 to 11; the model knows 0 to 10"):
         generate.translator(PAIR, 7)({}, SOURCE.at[0, 0].set(11))
+
+
+@pytest.mark.parametrize("beam_size", [1, 2])
+def test_precision_reaches_the_model_of_a_translator(beam_size):
+    """With `--precision bf16` bfloat16 params met float32 inputs, and BLEU ended in an error."""
+    pairs = text.pairs([[4, 5], [6]], [[4], [5, 6]])
+    evaluation = metrics.bleu(
+        generate.translator(PAIR, 4, beam_size), pairs, ["a", "b"], str.split, str, str
+    )
+    cast = adapters.map_model(evaluation, lambda model: adapters.Cast(model, jnp.bfloat16))
+    assert cast.model.function.model == adapters.Cast(PAIR, jnp.bfloat16)
+    params = PAIR.init(jax.random.key(0), SOURCE, SOURCE)["params"]
+    measured = train.evaluate(cast, params, {}, sharding.mesh("data=1", jax.devices()[:1]))
+    assert 0 <= measured["bleu"] <= 100

@@ -1,7 +1,6 @@
 """Translation by greedy or beam search."""
 
 import dataclasses
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -23,9 +22,33 @@ from jaxmodels.special_tokens import BOS, EOS, PAD
 from jaxmodels.typing import Array, Model
 
 
-def translator(
-    model: Model, length: int, beam_size: int = 1, alpha: float = 0.6
-) -> Callable[[Any, Int[Tokens, "B S"]], Int[Array, "B length"]]:
+@dataclasses.dataclass(frozen=True)
+class Translator:
+    """`(variables, source (B, S)) -> ids (B, length)`; see `translator`."""
+
+    model: Model
+    length: int
+    beam_size: int
+    alpha: float
+
+    def __post_init__(self) -> None:
+        check_prompt(causal(self.model), np.array([[BOS]]), self.length)
+        check_beams(self.beam_size, self.alpha)
+
+    def __call__(self, variables: Any, source: Int[Tokens, "B S"]) -> Int[Array, "B {self.length}"]:
+        vocabulary = getattr(self.model, "source_vocab", None)
+        if vocabulary is None:  # both languages share one
+            vocabulary = getattr(self.model, "vocab_size", None)
+        check_token_ids(source, vocabulary)
+        decoder = _Sentences(self.model, "decode", (_encode(self.model, variables, source),))
+        start = jnp.full((source.shape[0], 1), BOS, jnp.int32)
+        arguments = decoder, variables, start, self.length
+        if self.beam_size == 1:
+            return decode(*arguments, jax.random.key(0), stop=EOS, pad=PAD)
+        return beam_search(*arguments, self.beam_size, self.alpha, EOS, PAD)[0]
+
+
+def translator(model: Model, length: int, beam_size: int = 1, alpha: float = 0.6) -> Translator:
     """Make `(variables, source (B, S)) -> ids (B, length)` of an encoder-decoder.
 
     A row has ids up to `<eos>` (3), then `<pad>` (0). One beam is greedy search; more are
@@ -36,21 +59,7 @@ def translator(
     beyond the model's context, and alpha below 0; and for source tokens that the model does not
     know.
     """
-    check_prompt(causal(model), np.array([[BOS]]), length)
-    check_beams(beam_size, alpha)
-    vocabulary = getattr(model, "source_vocab", None)
-    if vocabulary is None:  # both languages share one
-        vocabulary = getattr(model, "vocab_size", None)
-
-    def translated(variables: Any, source: Int[Tokens, "B S"]) -> Int[Array, "B length"]:
-        check_token_ids(source, vocabulary)
-        decoder = _Sentences(model, "decode", (_encode(model, variables, source),))
-        start = jnp.full((source.shape[0], 1), BOS, jnp.int32)
-        if beam_size == 1:
-            return decode(decoder, variables, start, length, jax.random.key(0), stop=EOS, pad=PAD)
-        return beam_search(decoder, variables, start, length, beam_size, alpha, EOS, PAD)[0]
-
-    return translated
+    return Translator(model, length, beam_size, alpha)
 
 
 def translate(
