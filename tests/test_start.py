@@ -52,6 +52,19 @@ def test_a_start_is_evaluated_as_its_run_was(source, tmp_path):
     assert config["start"]["experiment"] == "tiny"
 
 
+def test_averaged_params_start_with_their_own_batch_statistics(source, tmp_path):
+    """The checkpoint's statistics are of the params that were trained, not of their average."""
+    folder, _ = source
+    plain = named(tiny, start=from_run(folder), eval_params=trained_params)
+    quietly(plain, "--evaluate", "--out", tmp_path / "run")
+    assert results(tmp_path / "run") == pytest.approx(results(folder), rel=1e-5)
+
+
+def test_it_is_said_that_initial_params_are_evaluated(tmp_path):
+    _, printed = quietly(tiny, "--evaluate", "--out", tmp_path / "run")
+    assert "evaluated are the initial params" in printed
+
+
 def test_a_run_is_evaluated_again_where_it_is(source):
     folder, _ = source
     before = results(folder)
@@ -81,7 +94,8 @@ def test_a_start_is_placed_on_any_mesh(source, tmp_path, mesh):
 def test_only_what_is_trainable_is_trained(source, tmp_path):
     folder, _ = source
     part = named(tiny, trainable="^Dense_1/", start=from_run(folder))
-    found, _ = quietly(part, "--out", tmp_path / "run", "--steps", 3)
+    found, printed = quietly(part, "--out", tmp_path / "run", "--steps", 3)
+    assert "650 of them trained" in printed
     begun, _ = quietly(tiny, "--start", folder, "--evaluate", "--out", tmp_path / "begun")
     for name in ("Conv_0", "BatchNorm_0", "Dense_0"):
         equal(found.state.params[name], begun.state.params[name])

@@ -26,7 +26,8 @@ Start = Callable[[State], State]
 It is called with the initial state, placed on the mesh, and returns one of the same shapes. The
 optimizer is then initialised again for the new params, unless its state was changed too. An
 attribute `provenance`, a mapping of plain values that tells where the params come from, is recorded
-in the run's config; without one, the function's name is.
+in the run's config; without one, the function's name is. Where an attribute `averaged` is true, the
+statistics of BatchNorm are estimated for the new params, from the experiment's training data.
 """
 
 
@@ -47,6 +48,11 @@ class FromRun:
             "step": self._checkpoints.newest_step(),
             **{name: config.get(name) for name in ("experiment", "command", "commit")},
         }
+
+    @property
+    def averaged(self) -> bool:
+        """Whether the run's params are averages; BatchNorm's saved statistics are of others."""
+        return self._config.get("eval_params") == AVERAGED
 
     def __call__(self, state: State) -> State:
         """The state with the run's params and collections; each device reads only its shards."""
@@ -75,7 +81,7 @@ class FromRun:
 
     def _source_path(self) -> Any:
         """Map a leaf's path to its path in the checkpoint: to the average's if there is one."""
-        if self._config.get("eval_params") != AVERAGED:
+        if not self.averaged:
             return lambda path: path
         names = self._checkpoints.leaf_names()
         prefix = next(n[: m.end()] for n in names if (m := re.match(r"opt_state/(.*/)?ema/", n)))

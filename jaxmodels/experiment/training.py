@@ -127,11 +127,9 @@ class _Run(Setup):
         if not self.options.evaluate:
             _check_steps(steps - first, first, self.options.steps_per_call)
         self.recorder.resume(first)
-        self.recorder.message(
-            f"{tree.parameter_count(state.params):,} parameters on {self.mesh.size} x "
-            f"{self.mesh.devices.flat[0].device_kind}, {steps:,} steps"
-            + (f", resumed at step {first:,}" if first else "")
-        )
+        self.recorder.message(self._first_line(state))
+        if self.options.evaluate and not restored and self.experiment.start is None:
+            self.recorder.message("evaluated are the initial params: no checkpoint and no --start")
         return state
 
     def fit(self, state: State, stop: StopRequest) -> State:
@@ -181,6 +179,17 @@ class _Run(Setup):
         self.mirror.copy()  # Before: a checkpoint's lines are always on disk.
         self.checkpoints.save(n, state, report.single_values(self.latest.get(n, {})))
 
+    def _first_line(self, state: State) -> str:
+        """How many parameters there are and are trained, on what, for how many steps."""
+        count, first = tree.parameter_count(state.params), int(state.step)
+        trained = tree.parameter_count(trainable_params(state.params, self.experiment.trainable))
+        return (
+            f"{count:,} parameters"
+            + (f", {trained:,} of them trained," if trained < count else "")
+            + f" on {self.mesh.size} x {self.mesh.devices.flat[0].device_kind}, "
+            f"{self.experiment.steps:,} steps" + (f", resumed at step {first:,}" if first else "")
+        )
+
     def _new_state(self) -> State:
         experiment, key = self.experiment, jax.random.key(self.options.seed)
         parts = experiment.prepared_objective, experiment.optimizer, experiment.train.example
@@ -188,7 +197,12 @@ class _Run(Setup):
         if experiment.start is None:
             return state
         trained = functools.partial(trainable_params, trainable=experiment.trainable)
-        return apply_start(state, experiment.start, experiment.optimizer, trained)
+        state = apply_start(state, experiment.start, experiment.optimizer, trained)
+        if not getattr(experiment.start, "averaged", False):
+            return state
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, state.collections)
+        collections = self._batch_stats(state.params, state.collections)
+        return dataclasses.replace(state, collections=jax.device_put(collections, shardings))
 
     def _evaluate(self, state: State) -> dict[str, Any]:
         variables = self.variables(state)
