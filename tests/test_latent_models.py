@@ -116,7 +116,7 @@ def mlp_posteriors():
 
 @pytest.mark.parametrize("model", [mlp_vae(SHAPE, (4,)), shallow_autoencoder(SHAPE)])
 def test_images_of_integers_are_refused(model):
-    with pytest.raises(UserError, match=r"data\.image\.unit"):
+    with pytest.raises(UserError, match=r"data\.image\.to_float"):
         check_image_shape(model, model.decoder, jnp.zeros((2, *SHAPE), jnp.uint8))
 
 

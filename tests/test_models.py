@@ -124,7 +124,7 @@ def test_a_model_made_with_lists_is_the_one_made_with_tuples():
 def test_images_of_integers_are_refused(model, dtype):
     with pytest.raises(UserError, match=rf"values in \[0, 1\]; got {dtype}.*data.image.to_float"):
         check_floats(model, jnp.zeros((2, 28, 28, 1), dtype))
-    with pytest.raises(UserError, match=r"data\.image\.scale"):
+    with pytest.raises(UserError, match=r"data\.image\.rescale"):
         check_images(model, jnp.zeros((2, 28, 28, 1), dtype))
 
 
