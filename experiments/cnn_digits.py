@@ -20,7 +20,7 @@ def cnn_digits(
     batch_size: int = 64,
     peak_lr: float = 2e-3,
     weight_decay: float = 0.1,
-    dropout: float = 0.5,
+    dropout: float = 0.3,
 ) -> Experiment:
     """The ConvNet, trained with AdamW on a cosine schedule.
 
