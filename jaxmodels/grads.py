@@ -5,6 +5,7 @@ So the weights of the whole batch are summed first: this costs almost nothing, s
 removes the rest of that forward pass.
 """
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -131,24 +132,27 @@ def _accumulated(
     return (loss, _joined_aux(collections, totals, weights, coefficients, scalars)), gradient
 
 
-def _loss_share(fn: Callable[..., Any], weights: dict[str, Array]) -> Callable[..., Any]:
-    """The share of these rows in the loss of the whole batch, whose weights are given.
+@dataclasses.dataclass(frozen=True)
+class _Share:
+    """The share of some rows in the loss of a whole batch, the weights of whose terms are given."""
 
-    It is an objective itself, its coefficients are smaller: so functions that take gradients in
-    parts can be nested.
-    """
+    fn: Callable[..., Any]
+    weights: dict[str, Array]
 
-    def share(
-        params: Any, collections: Any, batch: Batch, key: Any, step: Any = 0
+    def __call__(
+        self, params: Any, collections: Any, batch: Batch, key: Any, step: Any = 0
     ) -> tuple[Array, Aux]:
-        aux = _with_sums(*fn(params, collections, batch, key, step))
-        sums = {
-            name: one._replace(coefficient=one.coefficient * ratio(one.weight, weights[name]))
+        aux = _with_sums(*self.fn(params, collections, batch, key, step))
+        shares = {
+            name: one._replace(coefficient=one.coefficient * ratio(one.weight, self.weights[name]))
             for name, one in aux.sums.items()
         }
-        return total_loss(sums), aux._replace(sums=sums)
+        return total_loss(shares), aux
 
-    return share
+
+def _loss_share(fn: Callable[..., Any], weights: dict[str, Array]) -> _Share:
+    """The share in the loss of the whole batch; that of a part of a part is one already."""
+    return fn if isinstance(fn, _Share) else _Share(fn, weights)
 
 
 def _weigh(fn: Callable[..., Any], *args: Any) -> tuple[dict[str, Array], dict[str, Array]]:
