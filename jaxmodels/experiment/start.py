@@ -1,6 +1,7 @@
 """Start training from params of another run (fine-tuning, transfer learning)."""
 
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -14,7 +15,7 @@ from jaxmodels.errors import UserError
 from jaxmodels.experiment.bucket import CHECKPOINTS, folder_path
 from jaxmodels.experiment.files import CONFIG, check_version
 from jaxmodels.train import State
-from jaxmodels.train.checkpoint import Checkpoints
+from jaxmodels.train.checkpoint import Checkpoints, SavedLeaves
 from jaxmodels.typing import CARRY
 
 AVERAGED = "averaged"
@@ -45,7 +46,7 @@ class FromRun:
         return {
             "folder": str(self.folder),
             "new": self.new,
-            "step": self._checkpoints.newest_step(),
+            "step": self._saved.step,
             **{name: config.get(name) for name in ("experiment", "command", "commit")},
         }
 
@@ -64,7 +65,7 @@ class FromRun:
             for path, leaf in tree.named_leaves(wanted)
             if path not in kept
         }
-        arrays = self._checkpoints.read_leaves(read)
+        arrays = self._saved.read(read)
         merged = tree.map_named(lambda path, leaf: arrays.get(path, leaf), wanted)
         return dataclasses.replace(state, **merged)
 
@@ -83,7 +84,7 @@ class FromRun:
         """Map a leaf's path to its path in the checkpoint: to the average's if there is one."""
         if not self.averaged:
             return lambda path: path
-        names = self._checkpoints.leaf_names()
+        names = self._saved.shapes
         prefix = next(n[: m.end()] for n in names if (m := re.match(r"opt_state/(.*/)?ema/", n)))
 
         def source(path: str) -> str:
@@ -92,7 +93,7 @@ class FromRun:
 
         return source
 
-    @property
+    @functools.cached_property
     def _config(self) -> dict[str, Any]:
         path = folder_path(self.folder) / CONFIG
         try:
@@ -109,12 +110,13 @@ class FromRun:
         check_version(config, self.folder)
         return config
 
-    @property
-    def _checkpoints(self) -> Checkpoints:
+    @functools.cached_property
+    def _saved(self) -> SavedLeaves:
+        """The run's newest good checkpoint: verified once, and the same one throughout."""
         folder = folder_path(self.folder) / CHECKPOINTS
         if not folder.is_dir():
             raise UserError(f"--start {self.folder} holds no {CHECKPOINTS}: it saved no state")
-        return Checkpoints(folder)
+        return Checkpoints(folder).open_latest()
 
 
 def from_run(folder: str | os.PathLike[str], new: str = "") -> FromRun:

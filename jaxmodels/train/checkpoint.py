@@ -53,6 +53,50 @@ class Restored:
     """Why newer checkpoints were skipped, one line per reason."""
 
 
+@dataclass(frozen=True)
+class SavedLeaves:
+    """The leaves of a verified checkpoint, read by their paths.
+
+    Attributes:
+        step: of the checkpoint.
+        path: its folder.
+        shapes: shape and dtype of each leaf, by its path in the state.
+    """
+
+    step: int
+    path: epath.Path
+    shapes: Mapping[str, Any]
+
+    def read(self, wanted: Mapping[str, tuple[str, Any]]) -> dict[str, Any]:
+        """Some leaves, each placed like a given array.
+
+        Args:
+            wanted: by any name, the path in the checkpoint, and an array (or its shape, dtype and
+                sharding) that the leaf is to be like.
+
+        Raises:
+            StateDiffers: a leaf is missing there, or has another shape or dtype; it names all.
+        """
+        like = {
+            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+            for name, leaf in wanted.values()
+        }
+        expected = {name: (tuple(leaf.shape), str(leaf.dtype)) for name, leaf in like.items()}
+        held = {
+            name: (tuple(shape), dtype)
+            for name, (shape, dtype) in self.shapes.items()
+            if name in expected
+        }
+        if lines := leaves.differences(expected, held):
+            raise StateDiffers(
+                f"the checkpoint {self.path} is of another model:\n{_format_lines(lines)}"
+            )
+        nested = leaves.nest({tuple(name.split("/")): leaf for name, leaf in like.items()})
+        arrays = _load(self.path, leaves.abstract_stored(nested), partial=True)
+        read = leaves.from_stored(nested, arrays)
+        return {name: leaves.get_part(read, source) for name, (source, _) in wanted.items()}
+
+
 class Checkpoints:
     """The checkpoints of one run in `folder`: keeps the last `keep`, and the best by metric `best`.
 
@@ -158,58 +202,23 @@ class Checkpoints:
         Needs no abstract state, and changes nothing on disk. Warns if newer checkpoints are
         damaged; raises `DamagedCheckpoints` if none is good, `UserError` if there is no such part.
         """
-        step = self._find_newest()
-        like = leaves.abstract_part(self._folder.read_record(step)["leaves"], part)
-        arrays = _load(self._folder.path(step), leaves.abstract_stored(like), partial=True)
+        saved = self.open_latest()
+        like = leaves.abstract_part(saved.shapes, part)
+        arrays = _load(saved.path, leaves.abstract_stored(like), partial=True)
         return leaves.get_part(leaves.from_stored(like, arrays), part)
 
-    def newest_step(self) -> int:
-        """The step of the newest good checkpoint; raises what `read_latest` raises."""
-        return self._find_newest()
-
-    def leaf_names(self) -> set[str]:
-        """The paths of all leaves in the newest good checkpoint."""
-        return set(self._folder.read_record(self._find_newest())["leaves"])
-
-    def read_leaves(self, wanted: Mapping[str, tuple[str, Any]]) -> dict[str, Any]:
-        """Some leaves of the newest good checkpoint, each placed like a given array.
-
-        Args:
-            wanted: by any name, the path in the checkpoint, and an array (or its shape, dtype and
-                sharding) that the leaf is to be like.
-
-        Raises:
-            StateDiffers: a leaf is missing there, or has another shape or dtype; it names all.
-        """
-        step = self._find_newest()
-        record = self._folder.read_record(step)["leaves"]
-        like = {
-            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
-            for name, leaf in wanted.values()
-        }
-        held = {name: (tuple(shape), dtype) for name, (shape, dtype) in record.items()}
-        expected = {name: (tuple(leaf.shape), str(leaf.dtype)) for name, leaf in like.items()}
-        held = {name: entry for name, entry in held.items() if name in expected}
-        path = self._folder.path(step)
-        if lines := leaves.differences(expected, held):
-            raise StateDiffers(
-                f"the checkpoint {path} is of another model:\n{_format_lines(lines)}"
-            )
-        nested = leaves.nest({tuple(name.split("/")): leaf for name, leaf in like.items()})
-        arrays = _load(path, leaves.abstract_stored(nested), partial=True)
-        read = leaves.from_stored(nested, arrays)
-        return {name: leaves.get_part(read, source) for name, (source, _) in wanted.items()}
-
-    def _find_newest(self) -> int:
+    def open_latest(self) -> SavedLeaves:
+        """The newest good checkpoint, verified once; warns and raises as `read_latest` does."""
         self.wait()
         found = self._folder.find_newest_intact()
-        if found["step"] is None:
+        step = found["step"]
+        if step is None:
             raise self._damaged_error(found["reasons"] or ["there is none"])
         if found["reasons"]:
             warnings.warn(
-                f"skipped damaged checkpoints:\n{_format_lines(found['reasons'])}", stacklevel=4
+                f"skipped damaged checkpoints:\n{_format_lines(found['reasons'])}", stacklevel=3
             )
-        return found["step"]
+        return SavedLeaves(step, self._folder.path(step), self._folder.read_record(step)["leaves"])
 
     def _record(self, step: int, state: Any, metrics: Any, metadata: Any) -> dict[str, Any]:
         shapes = leaves.describe(state)
