@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from jaxmodels.adapters import has_model, map_model
 from jaxmodels.report import Section, sections
-from jaxmodels.sharding import batch_shards, local_rows, replicated, shard_batch, use_mesh
+from jaxmodels.sharding import local_rows, padded_batch_size, replicated, shard_batch, use_mesh
 from jaxmodels.typing import Model
 
 Inspection = Callable[[Any, Mapping[str, Any], Mesh], Sequence[Section]]
@@ -33,7 +33,7 @@ def split_rows(mesh: Mesh, *arrays: Any) -> list[jax.Array]:
 
     The last row is repeated until the devices divide B.
     """
-    size = padded_size(len(arrays[0]), mesh)
+    size = padded_batch_size(mesh, len(arrays[0]))
     rows = local_rows(mesh, size)
     chosen = np.minimum(np.arange(size) if rows is None else rows, len(arrays[0]) - 1)
     fields = {str(n): np.asarray(array)[chosen] for n, array in enumerate(arrays)}
@@ -55,12 +55,6 @@ def map_rows(fn: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     return mapped
 
 
-def padded_size(count: int, mesh: Mesh) -> int:
-    """The number of rows, rounded up to what the mesh divides."""
-    shards = batch_shards(mesh)
-    return -(-count // shards) * shards
-
-
 def gather(arrays: Any, mesh: Mesh) -> Any:
     """Arrays on the mesh as numpy arrays, whole on every host."""
     return jit_on_mesh(lambda x: x, mesh)(arrays)
@@ -73,7 +67,7 @@ def map_split(
 
     `fn` takes preprocessed batches and returns a tree of arrays (B, ...).
     """
-    size = padded_size(batch_size, mesh)
+    size = padded_batch_size(mesh, batch_size)
     rows = local_rows(mesh, size)
 
     def of_batch(variables: Any, batch: Any) -> Any:

@@ -7,6 +7,7 @@ from jaxmodels.sharding.distributed import initialize_distributed
 from jaxmodels.sharding.host_to_device import (
     abstract_batch,
     local_rows,
+    padded_batch_size,
     prefetch_to_devices,
     shard_batch,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "local_rows",
     "match",
     "mesh",
+    "padded_batch_size",
     "prefetch_to_devices",
     "replicate",
     "replicated",

@@ -42,12 +42,18 @@ def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray | None:
         raise UserError(
             f"a batch of {batch_size} cannot be split over {shards} devices (mesh "
             f"{dict(mesh.shape)}); choose a batch size that is a multiple of {shards}, such as "
-            f"{-(-batch_size // shards) * shards}"
+            f"{padded_batch_size(mesh, batch_size)}"
         )
     if jax.process_count() == 1:
         return None
     indices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
     return np.unique(np.concatenate([np.arange(batch_size)[index] for index in indices]))
+
+
+def padded_batch_size(mesh: Mesh, batch_size: int) -> int:
+    """The smallest batch size, from this one up, that the mesh divides."""
+    shards = batch_shards(mesh)
+    return -(-batch_size // shards) * shards
 
 
 def shard_batch(batch: Batch, mesh: Mesh, leading: int = 0) -> Any:

@@ -11,8 +11,8 @@ from jax.sharding import Mesh
 from jaxmodels.adapters.stateful import initial_carry
 from jaxmodels.sharding import (
     batch_sharding,
-    batch_shards,
     local_rows,
+    padded_batch_size,
     replicated,
     shard_batch,
     use_mesh,
@@ -34,7 +34,7 @@ def evaluate(
 
 def evaluator(evaluation: Evaluation, mesh: Mesh) -> Evaluator:
     """A function `(params, collections) -> metrics` that is compiled once, for repeated use."""
-    size = _round_up(evaluation.batch_size, batch_shards(mesh))
+    size = padded_batch_size(mesh, evaluation.batch_size)  # padding is masked
     rows = local_rows(mesh, size)
     step = _compiled_step(evaluation, mesh, size)
 
@@ -117,8 +117,3 @@ def _prefetch(steps: Iterator[Any]) -> Iterator[Any]:
         if len(pending) > PREFETCH:
             yield jax.block_until_ready(pending.popleft())
     yield from pending
-
-
-def _round_up(batch_size: int, shards: int) -> int:
-    """The batch size rounded up to a multiple of the number of shards; padding is masked."""
-    return -(-batch_size // shards) * shards
