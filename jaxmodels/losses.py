@@ -20,6 +20,7 @@ __all__ = [
     "in_chunks",
     "is_hit",
     "like_outputs",
+    "target_classes",
     "token_scores",
 ]
 
@@ -68,8 +69,14 @@ def token_scores(
 
 def is_hit(logits: Float[Array, "*rows V"], targets: Shaped[Array, "..."]) -> Bool[Array, "*rows"]:
     """Whether the largest logit is the target's, or, of a distribution, its likeliest class's."""
-    best = targets.argmax(axis=-1) if check_targets(logits, targets) else targets
-    return jnp.argmax(logits, axis=-1) == best
+    return jnp.argmax(logits, axis=-1) == target_classes(logits, targets)
+
+
+def target_classes(
+    logits: Float[Array, "*rows V"], targets: Shaped[Array, "..."]
+) -> Shaped[Array, "*rows"]:
+    """The targets as classes: of distributions the likeliest; `UserError` for other shapes."""
+    return targets.argmax(axis=-1) if check_targets(logits, targets) else targets
 
 
 def check_targets(logits: Array, targets: Array) -> bool:
@@ -101,11 +108,8 @@ def like_outputs(outputs: Array, targets: Array, name: str) -> Array:
     Raises `UserError` for other shapes: they would be broadcast against each other.
     """
     B = outputs.shape[:1]
-    if targets.shape != outputs.shape and {outputs.shape, targets.shape} != {B, (*B, 1)}:
-        raise UserError(
-            f"the model's outputs have shape {outputs.shape}, the targets {name!r} "
-            f"{targets.shape}; expected the same shape"
-        )
+    if {outputs.shape, targets.shape} != {B, (*B, 1)}:
+        check_same_shape(outputs, targets, name)
     return targets.reshape(outputs.shape)
 
 

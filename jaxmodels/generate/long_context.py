@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Int
 
 from jaxmodels.errors import UserError
-from jaxmodels.generate.incremental import Tokens
+from jaxmodels.generate.incremental import Tokens, causal
 from jaxmodels.generate.samplers import Sampler, greedy
 from jaxmodels.generate.sampling import sample
 from jaxmodels.typing import Array, Key, Model
@@ -26,7 +26,7 @@ def generate(
     So a token always depends on half a context at least. Raises `UserError` as `sample` does, and
     for a prompt that does not fit into that half.
     """
-    context = getattr(model, "context", None)
+    context = causal(model).context
     if context is None or prompt.shape[1] + length <= context:
         return sample(model, variables, prompt, length, key, sampler)
     half = context // 2

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxmodels.inspect.on_mesh import gather, map_split
+from jaxmodels.losses import target_classes
 from jaxmodels.report import Section, confusion, filters
 from jaxmodels.report.filters import as_images
 from jaxmodels.report.predictions import Scores, chosen_predictions
@@ -46,8 +47,8 @@ class Classification:
     def _scores(self, variables: Any, batch: Any) -> tuple[Any, ...]:
         logits = self.model.apply(variables, *batch_fields(batch, self.inputs))
         log_p = jax.nn.log_softmax(logits.astype(jnp.float32))  # (B, K)
-        label, best = batch_field(batch, self.target), logits.argmax(axis=1)
-        label = label.argmax(axis=-1) if label.ndim == 2 else label
+        label = target_classes(logits, batch_field(batch, self.target))
+        best = logits.argmax(axis=1)
         rows = jnp.arange(len(logits))
         return label, best, -log_p[rows, label], jnp.exp(log_p[rows, best])
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from jaxmodels.errors import UserError
-from jaxmodels.losses import check_targets, cross_entropy
+from jaxmodels.losses import cross_entropy, target_classes
 from jaxmodels.metric import Metric
 from jaxmodels.metrics.evaluation import Evaluation, Metrics, Totals, count_true, masked_sum
 from jaxmodels.typing import Array, Batch, Model, batch_field, field_names
@@ -77,8 +77,7 @@ def classification_sums(
     """Sum up one batch for `classification_metrics`."""
     K = logits.shape[-1]
     loss = cross_entropy(logits, targets)
-    label = targets.argmax(axis=-1) if check_targets(logits, targets) else targets
-    label = label.astype(jnp.int32)
+    label = target_classes(logits, targets).astype(jnp.int32)
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
     rank = _rank(log_p, label)
     # Compared, not computed: confidence * bins would round across the edges.

@@ -34,11 +34,10 @@ def classification(
     check_label_smoothing(label_smoothing)
 
     def score(logits: Array, batch: Batch) -> Mapping[str, Term]:
+        targets = batch_field(batch, target)
         return {
-            "cross_entropy": Term(
-                cross_entropy(logits, batch_field(batch, target), label_smoothing)
-            ),
-            "error": Term(~is_hit(logits, batch_field(batch, target)), coefficient=0.0),
+            "cross_entropy": Term(cross_entropy(logits, targets, label_smoothing)),
+            "error": Term(~is_hit(logits, targets), coefficient=0.0),
         }
 
     return Objective(model, field_names(inputs), score)

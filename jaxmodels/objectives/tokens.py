@@ -33,11 +33,11 @@ def token_classification(
     check_label_smoothing(label_smoothing)
 
     def score(logits: Float[Array, "B T K"], batch: Batch) -> Mapping[str, Term]:
-        weights = _weights(batch, valid)
-        plain = Term(cross_entropy(logits, batch_field(batch, target)), weights)
+        targets, weights = batch_field(batch, target), _weights(batch, valid)
+        plain = Term(cross_entropy(logits, targets), weights)
         if not label_smoothing:
             return {"cross_entropy": plain}
-        smooth = Term(cross_entropy(logits, batch_field(batch, target), label_smoothing), weights)
+        smooth = Term(cross_entropy(logits, targets, label_smoothing), weights)
         return {"smoothed": smooth, "cross_entropy": plain._replace(coefficient=0.0)}
 
     return Objective(model, field_names(inputs), score)
