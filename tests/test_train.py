@@ -12,6 +12,7 @@ from jaxmodels import data, grads, metrics, objectives, sharding, train
 from jaxmodels.models.cnn import ConvNet
 from jaxmodels.models.mlp import MLP
 from jaxmodels.models.resnet import BasicBlock, ResNet, cifar_stem, pad_shortcut
+from jaxmodels.train.dispatch import RUN_AHEAD, run_ahead
 
 MODELS = {
     "mlp": MLP((128, 128, 10)),
@@ -243,3 +244,17 @@ def test_evaluation_counts_every_example_once_on_every_mesh(spec):
     log_p = jax.nn.log_softmax(logits)
     expected = -np.mean(np.take_along_axis(log_p, whole["label"][:, None], -1))
     np.testing.assert_allclose(found["cross_entropy"], expected, rtol=1e-5)
+
+
+def test_dispatch_runs_ahead_by_a_few_programs_only():
+    dispatched = []
+
+    def programs():
+        for n in range(40):
+            dispatched.append(n)
+            yield jnp.asarray(n)
+
+    for taken, result in enumerate(run_ahead(programs())):
+        assert result == taken
+        assert len(dispatched) <= taken + 1 + RUN_AHEAD
+    assert len(dispatched) == 40

@@ -5,6 +5,7 @@ own: Izmailov et al. 2018, "Averaging weights leads to wider optima and better
 generalization", section 3.2.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxmodels.sharding import prefetch_to_devices, use_mesh
+from jaxmodels.train.dispatch import run_ahead
 from jaxmodels.typing import Batch, Collections, Objective, Params, TrainingData
 
 BATCH_STATS = "batch_stats"
@@ -35,10 +37,9 @@ def batch_stats_estimator(
     def estimate(params: Params, collections: Collections) -> Collections:
         if BATCH_STATS not in collections:
             return collections
-        total = None
-        for n, batch in enumerate(prefetch_to_devices(batches, mesh, 0, count)):
-            found = one(params, collections, batch, n)
-            total = found if total is None else jax.tree.map(jnp.add, total, found)
+        fed = enumerate(prefetch_to_devices(batches, mesh, 0, count))
+        found = run_ahead(one(params, collections, batch, n) for n, batch in fed)
+        total = functools.reduce(lambda *trees: jax.tree.map(jnp.add, *trees), found)
         return {**collections, BATCH_STATS: jax.tree.map(lambda x: x / count, total)}
 
     return estimate

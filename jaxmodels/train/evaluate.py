@@ -1,6 +1,5 @@
 """Exact evaluation on a whole split: every example counts once, on all devices of all hosts."""
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,10 +16,8 @@ from jaxmodels.sharding import (
     shard_batch,
     use_mesh,
 )
+from jaxmodels.train.dispatch import run_ahead
 from jaxmodels.typing import CARRY, Array, Batch, Collections, Evaluation, Params, batch_fields
-
-PREFETCH = 2
-"""Batches dispatched ahead, so that the device never waits for the host."""
 
 Evaluator = Callable[[Params, Collections], dict[str, Any]]
 
@@ -50,7 +47,7 @@ def evaluator(evaluation: Evaluation, mesh: Mesh) -> Evaluator:
 
     def run(params: Params, collections: Collections) -> dict[str, Any]:
         reduction, total = evaluation.reduction, None
-        for statistics, mask in _prefetch(steps(params, collections)):
+        for statistics, mask in run_ahead(steps(params, collections)):
             total = reduction.zero(statistics) if total is None else total
             total = reduction.update(total, statistics, mask)
         return dict(evaluation.summary(reduction.result(total)))
@@ -107,13 +104,3 @@ def _initial_carry(evaluation: Evaluation, batch: Batch, mesh: Mesh) -> Any:
         return evaluation.model.init(jax.random.key(0), *inputs)
 
     return jax.device_put(initial_carry(init), batch_sharding(mesh))
-
-
-def _prefetch(steps: Iterator[Any]) -> Iterator[Any]:
-    """Yield the steps' results with at most `PREFETCH` further steps dispatched."""
-    pending: deque[Any] = deque()
-    for result in steps:
-        pending.append(result)
-        if len(pending) > PREFETCH:
-            yield jax.block_until_ready(pending.popleft())
-    yield from pending

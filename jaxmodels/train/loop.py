@@ -10,12 +10,10 @@ from jax.sharding import Mesh
 
 from jaxmodels.sharding import prefetch_to_devices
 from jaxmodels.sharding.host_to_device import NumberedBatches
+from jaxmodels.train.dispatch import RUN_AHEAD
 from jaxmodels.train.state import State
 from jaxmodels.train.step import Update
 from jaxmodels.typing import Batch, Scalars
-
-MAX_PENDING = 2
-"""Calls whose scalars are not fetched yet, so that the host runs ahead of the device."""
 
 OnScalars = Callable[[int, dict[str, np.ndarray]], None]
 
@@ -65,7 +63,7 @@ def fit(
         batches, mesh: batches by step number, and the devices that they are placed on.
         stop: the last step number.
         per_call: steps per call of `step`, for a step made by `repeat`.
-        on_scalars: called with n and arrays (steps of the call,), in order, up to `MAX_PENDING`
+        on_scalars: called with n and arrays (steps of the call,), in order, up to `RUN_AHEAD`
             calls late, but before any action.
         actions: called between steps at their intervals.
         should_stop: called after every call of `step`.
@@ -80,7 +78,7 @@ def fit(
     for before, n, batch in _numbered(batches, mesh, int(state.step), stop, per_call):
         state, scalars = step(state, batch)
         pending.append((n, scalars))
-        fetch(MAX_PENDING)
+        fetch(RUN_AHEAD)
         due = [action for action in actions if action.due(before, n, stop)]
         if due:
             fetch(0)
