@@ -78,8 +78,10 @@ def abort_with_peers(checkpoints: Folder | None = None) -> Iterator[None]:
             yield
             return
         except (jax.errors.JaxRuntimeError, SaveFailed) as error:
-            # Within the context: jax may abort this process at any moment.
-            print(f"{error}\n{advice}", file=sys.stderr, flush=True)
+            # Within the context: jax may abort this process at any moment. In one piece, with its
+            # line end: jax's threads write there as well.
+            sys.stderr.write(f"{error}\n{advice}\n")
+            sys.stderr.flush()
     sys.stdout.flush()
     # Not sys.exit: jax's exit handlers wait for all processes, and so may the last checkpoint.
     os._exit(1)
