@@ -136,5 +136,5 @@ def _counted(batch: Batch, target: str, valid: str) -> Bool[Array, "B T"]:
             f"{valid.removesuffix('?')!r} has shape {flags[0].shape}, the targets {shape}; "
             "expected a flag for each target"
         )
-    counted = flags[0] > 0 if flags else jnp.ones(batch_field(batch, target).shape, bool)
+    counted = flags[0] > 0 if flags else jnp.ones(shape, bool)
     return counted & batch["mask"][:, None]

@@ -57,12 +57,10 @@ def iwae(
     drawing = _with_samples(model, samples)
 
     def score(draws: Any, batch: Batch) -> Mapping[str, Term]:
-        log_weights = (
-            drawing.likelihood.log_prob_sum(batch_field(batch, target), draws.outputs)
-            - draws.log_ratio
-        )
+        image = batch_field(batch, target)
+        log_weights = drawing.likelihood.log_prob_sum(image, draws.outputs) - draws.log_ratio
         bound = jax.nn.logsumexp(log_weights, axis=1) - jnp.log(jnp.float32(samples))
-        reconstruction, kl = _parts(drawing, draws, batch_field(batch, target))
+        reconstruction, kl = _parts(drawing, draws, image)
         return {
             "bound": Term(-bound),
             "reconstruction": Term(reconstruction, coefficient=0.0),
