@@ -133,17 +133,18 @@ def in_chunks(
     """
     if chunk < 1:
         raise UserError(f"A chunk is of at least 1 token of each row; got {chunk}.")
-    T = targets.shape[1]
-    n = -(-T // chunk)
+    B, T = targets.shape
+    n = max(-(-T // chunk), 1)
+    size = -(-T // n)
 
     # Every n-th token, not a piece of the row: where rows are split over devices, each has a part.
     def parts(x: Array) -> Array:
-        x = jnp.pad(x, ((0, 0), (0, -T % n), *[(0, 0)] * (x.ndim - 2)))
-        return jnp.moveaxis(x.reshape(x.shape[0], -1, n, *x.shape[2:]), 2, 0)  # n B T/n ...
+        x = jnp.pad(x, ((0, 0), (0, size * n - T), *[(0, 0)] * (x.ndim - 2)))
+        return jnp.moveaxis(x.reshape(B, size, n, *x.shape[2:]), 2, 0)
 
     one = jax.checkpoint(score)
     scores = jax.lax.map(lambda part: one(*part), (parts(features), parts(targets)))
-    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 2).reshape(len(targets), -1)[:, :T], scores)
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 2).reshape(B, size * n)[:, :T], scores)
 
 
 def flat(images: Float[Array, "B *image"]) -> Float[Array, "B values"]:

@@ -37,7 +37,10 @@ outputs with targets of other rows. `tests/test_placement.py` tests this.
 
 @runtime_checkable
 class Model(Protocol):
-    """A network with Flax's two pure functions, `init` and `apply`."""
+    """A network with Flax's two pure functions, `init` and `apply`.
+
+    Objectives call it with `train=True`, evaluations without `train`.
+    """
 
     def init(self, rngs: Any, *args: Any, **kwargs: Any) -> Any:
         """Make the variables: `{"params": ..., other collections}`."""

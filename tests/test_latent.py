@@ -421,7 +421,7 @@ def test_labels_are_given_to_a_conditional_model():
     assert estimate < elbo
 
 
-def test_the_reconstruction_is_judged_by_cross_entropy_and_squared_error():
+def test_the_reconstruction_is_measured_by_cross_entropy_and_squared_error():
     model, arrays = shallow_autoencoder((4, 4, 1), 5), images(11)
     split = data.from_arrays(test=jax.device_get(arrays))["test"]
     params, _ = objectives.reconstruction(model).init(KEY, arrays)

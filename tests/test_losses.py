@@ -55,3 +55,10 @@ def test_binary_cross_entropy_s_gradient_of_the_targets():
     logits, targets = jnp.array([2.0, -1.0]), jnp.array([0.3, 0.9])
     gradient = jax.grad(lambda t: losses.binary_cross_entropy(logits, t).sum())(targets)
     np.testing.assert_allclose(gradient, -logits, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("B", "T"), [(2, 0), (0, 3), (2, 7)])
+def test_chunks_of_no_tokens_and_of_no_rows(B, T):
+    x, y = jnp.ones((B, T, 5)), jnp.zeros((B, T), jnp.int32)
+    found = losses.in_chunks(losses.cross_entropy, x, y, 3)
+    np.testing.assert_allclose(found, losses.cross_entropy(x, y), rtol=1e-6)

@@ -398,3 +398,8 @@ def test_a_reconstruction_of_another_shape_is_refused():
     params, _ = objective.init(KEY, batch)
     with pytest.raises(UserError, match="expected the same shape"):
         objective(params, {}, batch, KEY)
+
+
+def test_a_model_without_train_is_refused():
+    with pytest.raises(UserError, match=r"Dense.__call__ has no argument `train`"):
+        objectives.classification(nn.Dense(4)).init(KEY, labelled())

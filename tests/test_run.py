@@ -194,7 +194,7 @@ def test_a_signal_saves_and_says_how_to_go_on(number, uninterrupted, tmp_path, c
     assert numbers(outcome.folder, "test/") == numbers(expected.folder, "test/")
 
 
-def test_a_finished_run_is_only_judged_again(copied, uninterrupted):
+def test_a_finished_run_is_only_evaluated_again(copied, uninterrupted):
     expected, _ = uninterrupted()
     outcome, _ = quietly(tiny, *EVERY, "--out", copied)
     assert_identical(raw(outcome.state), expected.state)

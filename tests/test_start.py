@@ -123,7 +123,7 @@ def test_a_head_may_be_new(source, tmp_path):
         (["--start", "{tmp}/nothing"], "no run is there"),
         (
             ["--start", "{folder}", "--width", "32"],
-            "ema/Dense_1/kernel: expected float32[32, 10], found float32[64, 10]",
+            "  params/Dense_1/kernel: expected float32[32, 10], found float32[64, 10]",
         ),
         (["--evaluate", "--plan", "cpu:8"], "cannot be given together"),
     ],
@@ -134,6 +134,13 @@ def test_a_start_that_does_not_fit_is_refused(arguments, message, source, tmp_pa
         quietly(tiny, *filled, "--out", tmp_path / "run")
     assert exit_.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_run_without_a_checkpoint_is_no_start(tmp_path, capsys):
+    quietly(tiny, "--evaluate", "--out", tmp_path / "evaluated")
+    with pytest.raises(SystemExit):
+        quietly(tiny, "--start", tmp_path / "evaluated", "--out", tmp_path / "run")
+    assert "holds no checkpoint: the run saved no state" in capsys.readouterr().err
 
 
 def test_a_run_of_version_0_1_is_refused(source, tmp_path, capsys):

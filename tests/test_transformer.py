@@ -300,8 +300,8 @@ def test_packed_documents_are_trained_on_and_evaluated_as_each_alone():
         [text.pack_documents([d], 9) for d in documents],
     )
     results, chunked = (
-        train.evaluate(judge(model, packed), params, {}, ONE)
-        for judge in (metrics.next_token, metrics.next_token_in_chunks)
+        train.evaluate(make(model, packed), params, {}, ONE)
+        for make in (metrics.next_token, metrics.next_token_in_chunks)
     )
     assert chunked == pytest.approx(results, rel=1e-5)
     own = [train.evaluate(metrics.next_token(model, one), params, {}, ONE) for one in alone]

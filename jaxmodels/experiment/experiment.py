@@ -48,7 +48,8 @@ class Experiment:
         best: the metric that selects the best checkpoint; the first published one if absent.
         start: `state -> state` after initialisation, such as `from_run(folder)`.
         trainable: which params are trained: a regular expression searched in their paths, or a
-            function of the path; all if absent. Frozen ones have no gradient or optimizer state.
+            function of the path; all if absent. Frozen ones have no gradient or optimizer state;
+            BatchNorm's running statistics still follow the data.
         rule: placement of params and optimizer state; `sharding.tensor(model.tensor_dims)` if
             absent, which equals `sharding.fsdp` on a mesh without an axis `tensor`.
         grad: a function with the interface of `jax.value_and_grad`.

@@ -114,8 +114,11 @@ class FromRun:
     def _saved(self) -> SavedLeaves:
         """The run's newest good checkpoint: verified once, and the same one throughout."""
         folder = folder_path(self.folder) / CHECKPOINTS
-        if not folder.is_dir():
-            raise UserError(f"--start {self.folder} holds no {CHECKPOINTS}: it saved no state")
+        if not folder.is_dir() or not any(folder.iterdir()):
+            raise UserError(
+                f"--start {self.folder} holds no checkpoint: the run saved no state, as one of "
+                "--evaluate never does; give the folder of a run that trained"
+            )
         return Checkpoints(folder).open_latest()
 
 

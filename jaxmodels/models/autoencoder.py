@@ -135,8 +135,9 @@ class ConvDecoder(nn.Module):
 class Conditioned(nn.Module):
     """A network conditioned on a label: one that flattens its input, such as `MLPTrunk`.
 
-    The label's indicator is appended to the input (Sohn et al. 2015, "Learning structured output
-    representation using deep conditional generative models"; Kingma et al. 2014, model M2).
+    The label's indicator, all zeros for a label outside 0..num_classes-1, is appended to the input
+    (Sohn et al. 2015, "Learning structured output representation using deep conditional generative
+    models"; Kingma et al. 2014, model M2).
     """
 
     network: nn.Module

@@ -75,23 +75,24 @@ class SavedLeaves:
                 sharding) that the leaf is to be like.
 
         Raises:
-            StateDiffers: a leaf is missing there, or has another shape or dtype; it names all.
+            StateDiffers: a leaf is missing there, or has another shape or dtype; all such are
+                named as in `wanted`.
         """
-        like = {
-            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
-            for name, leaf in wanted.values()
-        }
-        expected = {name: (tuple(leaf.shape), str(leaf.dtype)) for name, leaf in like.items()}
+        expected = {n: (tuple(leaf.shape), str(leaf.dtype)) for n, (_, leaf) in wanted.items()}
         held = {
-            name: (tuple(shape), dtype)
-            for name, (shape, dtype) in self.shapes.items()
-            if name in expected
+            name: (tuple(self.shapes[source][0]), self.shapes[source][1])
+            for name, (source, _) in wanted.items()
+            if source in self.shapes
         }
         if lines := leaves.differences(expected, held):
             raise StateDiffers(
                 f"the checkpoint {self.path} is of another model:\n{_format_lines(lines)}"
             )
-        nested = leaves.nest({tuple(name.split("/")): leaf for name, leaf in like.items()})
+        like = {
+            source: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+            for source, leaf in wanted.values()
+        }
+        nested = leaves.nest({tuple(source.split("/")): leaf for source, leaf in like.items()})
         arrays = _load(self.path, leaves.abstract_stored(nested), partial=True)
         read = leaves.from_stored(nested, arrays)
         return {name: leaves.get_part(read, source) for name, (source, _) in wanted.items()}
