@@ -259,3 +259,10 @@ def test_items_are_read_many_at_once_where_that_is_offered():
 def test_reading_ahead_can_stop_early():
     stream = one_by_one().batches(B).iterate(0, 10**9)
     assert equal(next(stream), one_by_one().batches(B)[0])
+
+
+def test_what_data_print_is_short():
+    digits = data.load("digits")
+    assert repr(digits) == "Dataset('digits', splits train, test, 10 classes)"
+    assert "image: uint8[1437, 8, 8, 1]" in repr(digits["train"].batches(8))
+    assert len(repr(digits["train"].batches(8))) < 400

@@ -33,6 +33,10 @@ class Dataset(Mapping[str, Split]):
     class_names: tuple[str, ...] | None = None
     _opened: dict[str, Split] = field(default_factory=dict, repr=False)
 
+    def __repr__(self) -> str:
+        classes = "" if self.classes is None else f", {self.classes} classes"
+        return f"Dataset({self.name!r}, splits {', '.join(self.openers)}{classes})"
+
     def __getitem__(self, key: str) -> Split:
         """The split of that name; raises `MissingSplitError`."""
         if key not in self.openers:

@@ -87,6 +87,10 @@ class ArraySource:
                 f"their lengths are {lengths}."
             )
 
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{key}: {a.dtype}{list(a.shape)}" for key, a in self.arrays.items())
+        return f"ArraySource({self.name!r}, {{{shapes}}})"
+
     def __len__(self) -> int:
         return len(next(iter(self.arrays.values())))
 
