@@ -20,6 +20,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxmodels.errors import UserError
+from jaxmodels.train import checkpoint_folder
 from jaxmodels.train.checkpoint import Checkpoints, DamagedCheckpoints, SaveFailed, StateDiffers
 
 
@@ -161,6 +162,25 @@ class TestSaving:
         (tmp_path / "file").touch()
         with pytest.raises(UserError, match="no checkpoints can be kept"):
             Checkpoints(tmp_path / "file")
+
+    @pytest.mark.parametrize("name", ["run[3]", "run*", "run?", "a\\b"])
+    def test_folder_that_orbax_takes_for_a_pattern(self, tmp_path, name):
+        with pytest.raises(UserError, match="a pattern of names; choose a folder without"):
+            Checkpoints(tmp_path / name)
+
+    @pytest.mark.parametrize("name", ["a b", "a#b", "a%20b", "{x}", "ünï", "a'b", "a:b", "-x", "~"])
+    def test_folders_with_odd_names(self, tmp_path, state, name):
+        with Checkpoints(tmp_path / name) as checkpoints:
+            checkpoints.save(3, state)
+            assert_same(checkpoints.restore_latest(like(state)).state, state)
+
+    def test_what_cannot_be_read_is_not_recorded(self, tmp_path, state, monkeypatch):
+        monkeypatch.setattr(checkpoint_folder, "_PATTERN_CHARACTERS", "")
+        with Checkpoints(tmp_path / "run[3]") as checkpoints:
+            checkpoints.save(3, state)
+            with pytest.raises(SaveFailed):
+                checkpoints.wait()
+            assert checkpoints.steps() == []
 
     def test_an_error_of_the_caller_comes_through(self, tmp_path, state):
         with pytest.raises(ZeroDivisionError):

@@ -7,6 +7,7 @@ checkpoint: `checkpoint_folder` adds that. A step's folder is plain Orbax, so
 
 import contextlib
 import logging
+import math
 import os
 import warnings
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import tensorstore
 from etils import epath
 
 # At the top: it imports Pallas, after which jax compiles everything again.
@@ -23,7 +25,7 @@ from orbax.checkpoint import v1 as orbax
 
 from jaxmodels.errors import UserError
 from jaxmodels.train import leaves
-from jaxmodels.train.checkpoint_folder import CheckpointFolder
+from jaxmodels.train.checkpoint_folder import CheckpointFolder, in_bucket
 from jaxmodels.train.collective import raise_on_all, run_on_process_0
 
 _MAX_LINES = 20
@@ -239,6 +241,7 @@ class Checkpoints:
         try:
             response.result()
             if jax.process_index() == 0:
+                _check_readable(self._folder.path(step), record["leaves"])
                 self._folder.write_record(step, record)
                 self._folder.prune(step, self._keep, self._best, self._sign)
         except Exception as error:
@@ -295,6 +298,20 @@ def _write(path: epath.Path, arrays: Any) -> Any:
 def _load(path: epath.Path, like: Any, partial: bool = False) -> Any:
     with _orbax_options(partial):
         return orbax.load(path, like)
+
+
+def _check_readable(path: epath.Path, shapes: leaves.Shapes) -> None:
+    """Raise `OSError` unless the files on disk have every array under its name."""
+    if in_bucket(path):
+        return
+    base = {"driver": "file", "path": f"{os.fspath(path)}/state/"}
+    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
+    found = {key.decode() for key in store.list().result()}
+    stored = [name for name, (shape, _) in shapes.items() if math.prod(shape)]
+    if lost := [name for name in stored if f"{name.replace('/', '.')}/zarr.json" not in found]:
+        raise OSError(
+            f"{len(lost)} of {len(stored)} arrays cannot be read back, such as {lost[0]}"
+        )
 
 
 def _orbax_options(partial: bool = False) -> orbax.Context:

@@ -19,6 +19,8 @@ from jaxmodels.train import checksums
 
 _UNFINISHED = re.compile(r"(\d+)(\.orbax-checkpoint-tmp.*|\.json\.partial)?")
 
+_PATTERN_CHARACTERS = "*?[]\\"
+
 
 class CheckpointFolder:
     """The checkpoints in `folder`, which is created if missing."""
@@ -26,7 +28,12 @@ class CheckpointFolder:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         """`folder` is a path or an address such as `gs://bucket/run`."""
         self.folder = _absolute(folder)
-        if _in_bucket(self.folder):
+        if odd := sorted(set(_PATTERN_CHARACTERS) & set(str(self.folder))):
+            raise UserError(
+                f"no checkpoints can be kept in {self.folder}: Orbax takes {' and '.join(odd)} for "
+                "a pattern of names; choose a folder without"
+            )
+        if in_bucket(self.folder):
             return  # A bucket has no folders; mkdir in gcsfs would create a bucket.
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -123,7 +130,7 @@ class CheckpointFolder:
 
     def format_free_space(self) -> str:
         """Free disk space as text."""
-        if _in_bucket(self.folder):
+        if in_bucket(self.folder):
             return "an unknown number of bytes"
         return f"{shutil.disk_usage(self.folder).free / 1e6:,.0f} MB"
 
@@ -150,17 +157,18 @@ class CheckpointFolder:
         try:
             return {path.name for path in self.folder.iterdir()}
         except FileNotFoundError:
-            if _in_bucket(self.folder):
+            if in_bucket(self.folder):
                 return set()
             raise
 
 
 def _absolute(folder: str | os.PathLike[str]) -> epath.Path:
     path = epath.Path(folder)
-    return path if _in_bucket(path) else path.resolve()
+    return path if in_bucket(path) else path.resolve()
 
 
-def _in_bucket(folder: epath.Path) -> bool:
+def in_bucket(folder: epath.Path) -> bool:
+    """Whether it is an address, such as `gs://bucket/run`, and no path."""
     return "://" in os.fspath(folder)
 
 
