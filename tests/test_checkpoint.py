@@ -201,6 +201,19 @@ class TestKeeping:
             for step, values in enumerate(metrics, 1):
                 checkpoints.save(step, {"x": jnp.int32(step)}, values)
         assert checkpoints.steps() == expected
+        best = Checkpoints(tmp_path, best="loss", minimize=minimize).open("best")
+        assert best.step == expected[0]
+        assert best.read_part("x") == expected[0]
+
+    def test_better_than_all(self, tmp_path):
+        with Checkpoints(tmp_path, best="loss") as checkpoints:
+            assert checkpoints.improves({"loss": 9.0})
+            for step, loss in enumerate([0.5, 0.2, np.nan], 1):
+                checkpoints.save(step, {"x": jnp.int32(step)}, {"loss": loss})
+            found = [checkpoints.improves({"loss": x}) for x in (0.1, 0.2, 0.3, np.nan)]
+            assert found == [True, False, False, False]
+            assert not checkpoints.improves({})
+        assert not Checkpoints(tmp_path).improves({"loss": 0.0})
 
     def test_unknown_metric(self, tmp_path, state):
         checkpoints = Checkpoints(tmp_path, best="eror")
@@ -217,24 +230,32 @@ class TestKeeping:
 class TestParts:
     def test_is_read_without_knowing_the_state(self, tmp_path):
         save(tmp_path, 100, 300, on=mesh(8))
-        params = Checkpoints(tmp_path).read_latest("params")
+        params = Checkpoints(tmp_path).open().read_part("params")
         assert_same(params, make(300, mesh(8))["params"])
-        count = Checkpoints(tmp_path).read_latest("opt_state/0/count")
+        count = Checkpoints(tmp_path).open().read_part("opt_state/0/count")
         assert count == 300
+
+    def test_of_a_step_and_of_none(self, tmp_path):
+        save(tmp_path, 100, 300)
+        assert Checkpoints(tmp_path).open(100).read_part("opt_state/0/count") == 100
+        with pytest.raises(UserError, match=r"no checkpoint of step 200 .* available: 100, 300"):
+            Checkpoints(tmp_path).open(200)
+        with pytest.raises(UserError, match="is 'best': expected 'newest', a step number"):
+            Checkpoints(tmp_path).open("best")
 
     def test_warns_of_damage_and_changes_nothing(self, tmp_path):
         save(tmp_path, 100, 300)
         reason = flip_bit(tmp_path)
         with pytest.warns(UserWarning, match=reason):
-            assert Checkpoints(tmp_path).read_latest("opt_state/0/count") == 100
+            assert Checkpoints(tmp_path).open().read_part("opt_state/0/count") == 100
         assert (tmp_path / "300").exists()
 
     def test_there_is_none(self, tmp_path):
         with pytest.raises(DamagedCheckpoints, match="there is none"):
-            Checkpoints(tmp_path).read_latest("params")
+            Checkpoints(tmp_path).open().read_part("params")
         save(tmp_path, 100)
         with pytest.raises(UserError, match=r"no part 'parms'; its parts are .*params"):
-            Checkpoints(tmp_path).read_latest("parms")
+            Checkpoints(tmp_path).open().read_part("parms")
 
 
 class TestMeshes:

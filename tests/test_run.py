@@ -108,6 +108,20 @@ def test_params_that_are_read_back_give_the_metrics_of_the_run(uninterrupted):
     assert np.mean(right) == experiment.results(folder)["test/accuracy"]
 
 
+def test_the_best_evaluation_is_saved_whenever_it_is(tmp_path):
+    """Also where evaluations and saves never meet."""
+    folder = tmp_path / "run"
+    often = "--steps", 20, "--eval-every", 3, "--save-every", 10, "--keep", 1
+    quietly(tiny, *often, "--rate", 0.5, "--out", folder)
+    errors = {line["step"]: line["test/error"] for line in numbers(folder, "test/")}
+    best = min(errors, key=lambda step: (errors[step], step))
+    assert best % 10 != 0  # at this rate the last is not the best
+    assert int(experiment.params(folder, "step", "best")) == best
+    assert {path.name for path in (folder / "checkpoints").iterdir()} >= {str(best), "20"}
+    with pytest.raises(UserError, match="no checkpoint of step 5"):
+        experiment.params(folder, which=5)
+
+
 def test_reading_passes_a_damaged_checkpoint_over_with_a_warning(copied, uninterrupted):
     flip(copied / "checkpoints" / "12")
     with pytest.warns(UserWarning, match=r"step 12: .* checksum differs"):

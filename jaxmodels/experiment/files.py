@@ -28,22 +28,34 @@ def results(folder: str | os.PathLike[str]) -> dict[str, Any]:
     }
 
 
-def params(folder: str | os.PathLike[str], part: str = "params") -> Any:
+def params(
+    folder: str | os.PathLike[str], part: str = "params", which: str | int = "newest"
+) -> Any:
     """The params of a run's newest good checkpoint, as nested dicts on one device.
 
-    These are the params that the optimizer updates. `part` can name any other part of the state,
-    such as `collections` (BatchNorm's statistics), or the average in a chain's second link:
-    `params(folder, "opt_state/1/ema")`.
+    Args:
+        folder: the run's folder.
+        part: of the state: `params`, which the optimizer updates, `collections` (BatchNorm's
+            statistics), or the average in a chain's second link, "opt_state/1/ema".
+        which: "newest"; "best", the one with the best value of the run's metric
+            (`Experiment.best_metric`); or a step number.
 
     Raises:
-        UserError: there is no run, no good checkpoint or no such part.
+        UserError: there is no run, no such checkpoint or no such part.
+        DamagedCheckpoints: there is one, but damaged.
     """
     checkpoints = folder_path(folder) / CHECKPOINTS
     if not checkpoints.is_dir():
         raise UserError(
             f"{folder} holds no {CHECKPOINTS}: not the folder of a run that saved its state"
         )
-    return Checkpoints(checkpoints).read_latest(part)
+    metric, higher = None, False
+    if which == "best":
+        config = json.loads((folder_path(folder) / CONFIG).read_text())
+        metric = config.get("best")
+        higher = metric is not None and bool(config["metrics"][metric]["higher_is_better"])
+    opened = Checkpoints(checkpoints, best=metric, minimize=not higher).open(which)
+    return opened.read_part(part)
 
 
 def check_version(config: Mapping[str, Any], folder: Any) -> None:

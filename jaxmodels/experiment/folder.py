@@ -64,6 +64,7 @@ def open_folder(
         "hyperparameters": to_json_types(hyperparameters),
         "changed": to_json_types(changed_hyperparameters(make, hyperparameters, experiment)),
         "metrics": {k: dataclasses.asdict(kind) for k, kind in experiment.metric_types.items()},
+        "best": experiment.best_metric,
         "steps": experiment.steps,
         "start": None,
         "trainable": experiment.trainable if isinstance(experiment.trainable, str) else None,

@@ -119,7 +119,7 @@ class FromRun:
                 f"--start {self.folder} holds no checkpoint: the run saved no state, as one of "
                 "--evaluate never does; give the folder of a run that trained"
             )
-        return Checkpoints(folder).open_latest()
+        return Checkpoints(folder).open()
 
 
 def from_run(folder: str | os.PathLike[str], new: str = "") -> FromRun:

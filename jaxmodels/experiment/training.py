@@ -154,10 +154,12 @@ class _Run(Setup):
         return state
 
     def evaluate(self, n: int, state: State) -> None:
-        """Evaluate the state and record its metrics."""
+        """Evaluate the state and record its metrics; save it if it is the best one."""
         self.latest.clear()
         self.latest[n] = self._evaluate(state)
         self.recorder.write_metrics(n, self.latest[n], self.experiment.metric_types)
+        if self.checkpoints.improves(report.single_values(self.latest[n])):
+            self.save(n, state)
 
     def metrics(self, state: State) -> dict[str, Any]:
         """The metrics of this state, evaluated unless they are known."""

@@ -69,6 +69,15 @@ class SavedLeaves:
     path: epath.Path
     shapes: Mapping[str, Any]
 
+    def read_part(self, part: str) -> Any:
+        """A part, such as `params`, as nested dicts on one device.
+
+        Needs no abstract state. Raises `UserError` if there is no such part.
+        """
+        like = leaves.abstract_part(self.shapes, part)
+        arrays = _load(self.path, leaves.abstract_stored(like), partial=True)
+        return leaves.get_part(leaves.from_stored(like, arrays), part)
+
     def read(self, wanted: Mapping[str, tuple[str, Any]]) -> dict[str, Any]:
         """Some leaves, each placed like a given array.
 
@@ -189,39 +198,60 @@ class Checkpoints:
     def restore(self, step: int, like: Any) -> Restored:
         """Restore the checkpoint of `step`; `like` and errors are those of `restore_latest`."""
         self.wait()
-        steps = run_on_process_0(self.steps)
-        if step not in steps:
+        run_on_process_0(lambda: self._check_intact(step))
+        return self._read(step, like, [])
+
+    def open(self, which: str | int = "newest") -> SavedLeaves:
+        """A good checkpoint, verified once, to read some leaves of; changes nothing on disk.
+
+        Args:
+            which: "newest"; "best", by the metric `best`; or a step number.
+
+        Raises:
+            UserError: there is no such checkpoint.
+            DamagedCheckpoints: it, or for "newest" each of them, is damaged. Where only newer ones
+                are, they are skipped with a warning.
+        """
+        self.wait()
+        step = self._newest_intact() if which == "newest" else self._step(which)
+        return SavedLeaves(step, self._folder.path(step), self._folder.read_record(step)["leaves"])
+
+    def improves(self, metrics: Mapping[str, float]) -> bool:
+        """Whether the metric `best` is better here than in all checkpoints; False without one."""
+        if self._best is None:
+            return False
+        self.wait()
+        return run_on_process_0(lambda: self._folder.improves(metrics, self._best, self._sign))
+
+    def _newest_intact(self) -> int:
+        found = self._folder.find_newest_intact()
+        if found["step"] is None:
+            raise self._damaged_error(found["reasons"] or ["there is none"])
+        if found["reasons"]:
+            warnings.warn(
+                f"skipped damaged checkpoints:\n{_format_lines(found['reasons'])}", stacklevel=4
+            )
+        return found["step"]
+
+    def _step(self, which: str | int) -> int:
+        best = self._folder.best(self.steps(), self._best, self._sign)
+        step = best if which == "best" else which
+        if not isinstance(step, int):
+            raise UserError(
+                f"no checkpoint in {self._folder.folder} is {which!r}: expected 'newest', a step "
+                f"number, or 'best', for which their metrics must have {self._best!r}"
+            )
+        self._check_intact(step)
+        return step
+
+    def _check_intact(self, step: int) -> None:
+        if step not in (steps := self.steps()):
             available = ", ".join(map(str, steps)) or "none"
             raise UserError(
                 f"no checkpoint of step {step} in {self._folder.folder}; available: {available}"
             )
-        if reasons := run_on_process_0(lambda: self._folder.find_damage(step)):
+        if reasons := self._folder.find_damage(step):
             raise self._damaged_error(reasons)
-        return self._read(step, like, [])
-
-    def read_latest(self, part: str) -> Any:
-        """A part of the newest good checkpoint, such as `params`, as nested dicts on one device.
-
-        Needs no abstract state, and changes nothing on disk. Warns if newer checkpoints are
-        damaged; raises `DamagedCheckpoints` if none is good, `UserError` if there is no such part.
-        """
-        saved = self.open_latest()
-        like = leaves.abstract_part(saved.shapes, part)
-        arrays = _load(saved.path, leaves.abstract_stored(like), partial=True)
-        return leaves.get_part(leaves.from_stored(like, arrays), part)
-
-    def open_latest(self) -> SavedLeaves:
-        """The newest good checkpoint, verified once; warns and raises as `read_latest` does."""
-        self.wait()
-        found = self._folder.find_newest_intact()
-        step = found["step"]
-        if step is None:
-            raise self._damaged_error(found["reasons"] or ["there is none"])
-        if found["reasons"]:
-            warnings.warn(
-                f"skipped damaged checkpoints:\n{_format_lines(found['reasons'])}", stacklevel=3
-            )
-        return SavedLeaves(step, self._folder.path(step), self._folder.read_record(step)["leaves"])
 
     def _record(self, step: int, state: Any, metrics: Any, metadata: Any) -> dict[str, Any]:
         shapes = leaves.describe(state)
@@ -309,9 +339,7 @@ def _check_readable(path: epath.Path, shapes: leaves.Shapes) -> None:
     found = {key.decode() for key in store.list().result()}
     stored = [name for name, (shape, _) in shapes.items() if math.prod(shape)]
     if lost := [name for name in stored if f"{name.replace('/', '.')}/zarr.json" not in found]:
-        raise OSError(
-            f"{len(lost)} of {len(stored)} arrays cannot be read back, such as {lost[0]}"
-        )
+        raise OSError(f"{len(lost)} of {len(stored)} arrays cannot be read back, such as {lost[0]}")
 
 
 def _orbax_options(partial: bool = False) -> orbax.Context:

@@ -119,7 +119,7 @@ class CheckpointFolder:
         Also deletes unfinished files of steps before `newest`.
         """
         steps = self.steps()
-        kept = {*steps[-keep:], *self._best(steps, best, sign)}
+        kept = {*steps[-keep:], self.best(steps, best, sign)}
         for step in set(steps) - kept:
             self._record_path(step).unlink()
             self.path(step).rmtree()
@@ -127,6 +127,19 @@ class CheckpointFolder:
             left = _UNFINISHED.fullmatch(name)
             if left and int(left[1]) < newest and int(left[1]) not in kept:
                 _remove(self.folder / name)
+
+    def best(self, steps: list[int], metric: str | None, sign: int) -> int | None:
+        """The step where `sign` times the metric is smallest; None if none has it."""
+        values = {step: sign * self._metrics(step).get(metric, np.nan) for step in steps}
+        finite = [step for step in steps if np.isfinite(values[step])]
+        return min(finite, key=lambda step: values[step]) if finite else None
+
+    def improves(self, metrics: Mapping[str, float], metric: str, sign: int) -> bool:
+        """Whether the metric is finite, and better than in every checkpoint."""
+        if not np.isfinite(value := sign * metrics.get(metric, np.nan)):
+            return False
+        best = self.best(self.steps(), metric, sign)
+        return best is None or bool(value < sign * self._metrics(best)[metric])
 
     def format_free_space(self) -> str:
         """Free disk space as text."""
@@ -138,11 +151,6 @@ class CheckpointFolder:
         for name in self._names():
             if name.startswith((f"{step}.orbax-checkpoint-tmp", f"{step}.json.partial")):
                 _remove(self.folder / name)
-
-    def _best(self, steps: list[int], metric: str | None, sign: int) -> list[int]:
-        values = {step: sign * self._metrics(step).get(metric, np.nan) for step in steps}
-        finite = [step for step in steps if np.isfinite(values[step])]
-        return [min(finite, key=lambda step: values[step])] if finite else []
 
     def _metrics(self, step: int) -> Mapping[str | None, float]:
         try:
