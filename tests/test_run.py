@@ -1,6 +1,7 @@
 """A run from its start, through stops and damage, to its end."""
 
 import dataclasses
+import datetime
 import errno
 import functools
 import json
@@ -8,6 +9,7 @@ import resource
 import shutil
 import signal
 import time
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +20,7 @@ from tiny_run import Net, assert_identical, disturbed, numbers, quietly, raw, se
 
 from jaxmodels import data, experiment, metrics, objectives, optimizers, report, sharding, train
 from jaxmodels.errors import UserError
+from jaxmodels.experiment import folder as run_folder
 from jaxmodels.models.mlp import MLP
 
 EVERY = "--eval-every", 4, "--save-every", 4, "--log-every", 2
@@ -487,3 +490,29 @@ def test_precision_and_accumulation(tmp_path, monkeypatch):
     assert np.any(half != exact)
     # bfloat16 has 8 bits, so that a step's loss differs by half a percent, and the paths part.
     np.testing.assert_allclose(half, exact, rtol=0.05)
+
+
+def test_a_folder_in_use_is_refused(tmp_path, capsys):
+    out = tmp_path / "run"
+
+    def start_another():
+        with pytest.raises(SystemExit) as exit_:
+            quietly(tiny, "--out", out)
+        assert exit_.value.code == 2
+
+    quietly(disturbed(5, start_another), "--out", out)
+    assert "is in use by another process" in capsys.readouterr().err
+    assert len(numbers(out, "train/")) == len({line["step"] for line in numbers(out, "train/")})
+    quietly(tiny, "--out", out)  # and once it has ended, it may be opened again
+
+
+def test_runs_of_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    now = SimpleNamespace(now=lambda: datetime.datetime(2026, 1, 2))
+    monkeypatch.setattr(run_folder, "datetime", SimpleNamespace(datetime=now))
+    folders = [quietly(tiny, "--evaluate")[0].folder for _ in range(3)]
+    assert [folder.name for folder in folders] == [
+        "20260102-000000",
+        "20260102-000000-2",
+        "20260102-000000-3",
+    ]

@@ -1,5 +1,6 @@
 """The command line of an experiment, built from a function's signature with tyro."""
 
+import contextlib
 import dataclasses
 import errno
 import functools
@@ -59,9 +60,10 @@ def run(make: Callable[..., Experiment], argv: Sequence[str] | None = None) -> O
         keep_freed_memory()
         sharding.initialize_distributed(options.coordinator, options.processes, options.process_id)
         use_compilation_cache(options.compilation_cache)
-        with abort_with_peers():
-            setup, folder = open_run(make, hyperparameters, options)
-        return run_setup(setup, folder)
+        with contextlib.ExitStack() as held:
+            with abort_with_peers():
+                setup, folder = open_run(make, hyperparameters, options, held)
+            return run_setup(setup, folder)
     except (Diverged, SaveFailed) as error:
         raise SystemExit(print_error(error, status=1)) from None
     except UserError as error:
@@ -92,15 +94,21 @@ def parse(
 
 
 def open_run(
-    make: Callable[..., Experiment], hyperparameters: Mapping[str, Any], options: Options
+    make: Callable[..., Experiment],
+    hyperparameters: Mapping[str, Any],
+    options: Options,
+    held: contextlib.ExitStack,
 ) -> tuple[Setup, Folder]:
-    """Build the experiment and open its folder; an error on one process is raised on all."""
+    """Build the experiment and open its folder, which is locked until `held` is closed.
+
+    An error on one process is raised on all.
+    """
     # Before the data are read: this connects the processes, and some may take long to read.
     check_processes_agree(consistency.describe_command(make, hyperparameters, options))
     check_steps(hyperparameters)
     setup = run_on_all(lambda: set_up(make(**hyperparameters), options))
     check_processes_agree(consistency.describe_data(setup.experiment))
-    return setup, open_folder(make, hyperparameters, setup.experiment, options)
+    return setup, open_folder(make, hyperparameters, setup.experiment, options, held)
 
 
 def check_steps(hyperparameters: Mapping[str, Any]) -> None:

@@ -1,9 +1,11 @@
 """Opening a run's folder: a new one, or one to resume if it holds the same experiment."""
 
+import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
 import inspect
+import itertools
 import json
 import os
 import platform
@@ -11,11 +13,12 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+from filelock import FileLock, Timeout
 
 import jaxmodels
 from jaxmodels.errors import UserError
@@ -33,6 +36,9 @@ from jaxmodels.experiment.options import Options
 from jaxmodels.experiment.start import provenance
 from jaxmodels.train.collective import run_on_process_0
 
+LOCK = ".lock"
+"""The file whose lock a running process holds."""
+
 PACKAGES = "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"
 
 FIXED_OPTIONS = "seed", "precision", "accumulate"
@@ -48,11 +54,14 @@ def open_folder(
     hyperparameters: Mapping[str, Any],
     experiment: Experiment,
     options: Options,
+    held: contextlib.ExitStack,
 ) -> Folder:
     """Create the run's folder, or open `--out` to resume if it holds the same experiment.
 
+    On disk the folder is locked until `held` is closed or the process ends.
+
     Raises:
-        UserError: `--out` is not a folder, is not writable, or belongs to another run.
+        UserError: `--out` is not a folder, is not writable, is in use, or belongs to another run.
     """
     config = {
         "jaxmodels": jaxmodels.__version__,
@@ -74,9 +83,12 @@ def open_folder(
     }
 
     def open_on_disk() -> str:
-        now = f"{datetime.datetime.now():%Y%m%d-%H%M%S}"
-        folder = folder_path(options.out or f"runs/{make.__name__}/{now}")
-        _make_folder(folder)
+        if options.out is None:
+            folder = _new_folder(Path("runs", make.__name__))
+        else:
+            folder = folder_path(options.out)
+            _make_folder(folder)
+        held.enter_context(_locked(folder))
         previous = _load_config_of_same_run(folder, config)
         config["start"] = _start_of(previous, experiment, options)
         if previous and (changed := _changed_versions(previous, config)):
@@ -133,6 +145,38 @@ def resume_command(folder: Folder) -> str:
     return shlex.join(["uv", "run", *arguments])
 
 
+def _new_folder(parent: Path) -> Path:
+    """A folder named after the time, which no other run has made."""
+    now = f"{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    for number in itertools.count(1):
+        folder = parent / (now if number == 1 else f"{now}-{number}")
+        _make_folder(parent)
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            return folder
+    raise AssertionError  # count has no end
+
+
+@contextlib.contextmanager
+def _locked(folder: Folder) -> Iterator[None]:
+    """Keep other processes from writing to a folder on disk; a kill releases the lock as well."""
+    if not isinstance(folder, Path):
+        yield
+        return
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise UserError(
+            f"--out {folder} is in use by another process: stop it or wait for its end to resume "
+            "it, or give another --out for a new run"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _make_folder(folder: Folder) -> None:
     if not isinstance(folder, Path):
         return check_access(partial_path(folder / CONFIG))
@@ -154,7 +198,7 @@ def _load_config_of_same_run(folder: Folder, config: Mapping[str, Any]) -> dict[
     """The config of the run to resume; None if the folder is new or has no checkpoint yet."""
     path = folder / CONFIG
     if not path.exists():
-        if list_names(folder) - {partial_path(path).name}:
+        if list_names(folder) - {partial_path(path).name, LOCK}:
             raise UserError(
                 f"--out {folder} is not empty and holds no {CONFIG}: not the folder of a run; "
                 "choose a new one"

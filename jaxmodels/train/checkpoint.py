@@ -218,10 +218,11 @@ class Checkpoints:
 
     def improves(self, metrics: Mapping[str, float]) -> bool:
         """Whether the metric `best` is better here than in all checkpoints; False without one."""
-        if self._best is None:
+        best = self._best
+        if best is None:
             return False
         self.wait()
-        return run_on_process_0(lambda: self._folder.improves(metrics, self._best, self._sign))
+        return run_on_process_0(lambda: self._folder.improves(metrics, best, self._sign))
 
     def _newest_intact(self) -> int:
         found = self._folder.find_newest_intact()
