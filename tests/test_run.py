@@ -8,7 +8,10 @@ import json
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -23,6 +26,7 @@ from jaxmodels.errors import UserError
 from jaxmodels.experiment import folder as run_folder
 from jaxmodels.models.mlp import MLP
 
+TINY = Path(__file__).parent / "tiny_run.py"
 EVERY = "--eval-every", 4, "--save-every", 4, "--log-every", 2
 
 
@@ -188,9 +192,13 @@ def compilations(caplog):
     return len(found)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_says_how_to_go_on(number, uninterrupted, tmp_path, capsys):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_saves_and_says_how_to_go_on(number, uninterrupted, tmp_path, capsys, request):
     expected, _ = uninterrupted()
+    if number == signal.SIGHUP:  # else ignored where nohup started the tests
+        request.addfinalizer(
+            functools.partial(signal.signal, number, signal.signal(number, signal.SIG_DFL))
+        )
     before = signal.getsignal(number)
     with pytest.raises(SystemExit) as caught:
         experiment.run(
@@ -516,3 +524,62 @@ def test_runs_of_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch
         "20260102-000000-2",
         "20260102-000000-3",
     ]
+
+
+def test_nohup_is_respected(tmp_path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        outcome, _ = quietly(disturbed(8, send(signal.SIGHUP)), "--out", tmp_path / "run")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert int(outcome.state.step) == 12
+
+
+@pytest.mark.parametrize("name", ["config.json", "cost.json"])
+def test_files_that_a_lost_machine_left_empty(name, copied, uninterrupted, capfd):
+    expected, _ = uninterrupted()
+    (copied / name).write_text("")
+    outcome, _ = quietly(tiny, *EVERY, "--out", copied)
+    assert_identical(raw(outcome.state), expected.state)
+    assert f"{copied / name} is " in capfd.readouterr().err
+    assert json.loads((copied / name).read_text())
+
+
+def test_a_run_killed_before_its_config_was_written(tmp_path):
+    @functools.wraps(tiny)
+    def made(**hyperparameters):
+        return dataclasses.replace(tiny(**hyperparameters), files={"words.txt": "a b"})
+
+    (tmp_path / "words.txt").write_text("a")
+    (tmp_path / "config.tmp").touch()
+    outcome, _ = quietly(made, "--evaluate", "--out", tmp_path)
+    assert (outcome.folder / "words.txt").read_text() == "a b"
+
+
+def test_a_hyperparameter_with_the_name_of_an_option(capsys):
+    def seeded(seed: int = 0):
+        return tiny()
+
+    with pytest.raises(SystemExit) as caught:
+        quietly(seeded)
+    assert caught.value.code == 2
+    assert (
+        "the hyperparameter 'seed' of seeded has the name of an option" in capsys.readouterr().err
+    )
+
+
+def test_a_home_folder_after_an_equals_sign(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    outcome, _ = quietly(tiny, "--evaluate", "--out=~/run")
+    assert outcome.folder == tmp_path / "run"
+
+
+def test_nobody_reads_the_output_any_more(tmp_path):
+    """As `python run.py | head -1`."""
+    command = [sys.executable, TINY, "--out", tmp_path / "run", "--log-every", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 128 + signal.SIGPIPE

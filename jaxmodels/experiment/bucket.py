@@ -24,7 +24,7 @@ Folder = Path | epath.Path
 
 
 def folder_path(folder: str | os.PathLike[str]) -> Folder:
-    """Parse a path on disk or an address `gs://BUCKET/FOLDER`.
+    """Parse a path on disk, which may begin with `~`, or an address `gs://BUCKET/FOLDER`.
 
     Raises:
         UserError: another scheme, such as s3://, or gcsfs is not installed.
@@ -32,7 +32,8 @@ def folder_path(folder: str | os.PathLike[str]) -> Folder:
     name = os.fspath(folder)
     scheme, separator, rest = name.partition("://")
     if not separator:
-        return Path(name)
+        # As a shell does, but not for --out=~/run.
+        return Path(os.path.expanduser(name))
     if scheme != "gs" or not rest.strip("/"):
         # Orbax would take s3://... for a path on disk.
         raise UserError(f"expected a folder on disk or gs://BUCKET/FOLDER; got {name}")

@@ -4,6 +4,9 @@ import contextlib
 import dataclasses
 import errno
 import functools
+import inspect
+import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -44,12 +47,12 @@ def run(make: Callable[..., Experiment], argv: Sequence[str] | None = None) -> O
 
     Raises:
         SystemExit: with a message on stderr. Status 0 after `--plan`; 2 for a user error; 1 if the
-            loss is not finite or a disk is full; 143 or 130 if SIGTERM or SIGINT stopped the run
-            (with several processes always 143). If another process is lost, see
-            `signals.abort_with_peers`.
+            loss is not finite or a disk is full; 143, 130 or 129 if SIGTERM, SIGINT or SIGHUP
+            stopped the run (with several processes always 143); 141 if nobody reads stdout any
+            more (`| head`). If another process is lost, see `signals.abort_with_peers`.
     """
-    hyperparameters, options = parse(make, argv)
     try:
+        hyperparameters, options = parse(make, argv)
         if options.plan is not None:
             check_steps(hyperparameters)
             # Imported here: a run does not need it.
@@ -68,6 +71,10 @@ def run(make: Callable[..., Experiment], argv: Sequence[str] | None = None) -> O
         raise SystemExit(print_error(error, status=1)) from None
     except UserError as error:
         raise SystemExit(print_error(error, status=2)) from None
+    except BrokenPipeError:
+        # Python would complain once more when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + signal.SIGPIPE) from None
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
@@ -82,6 +89,13 @@ def parse(
     @functools.wraps(make)
     def record(**hyperparameters: Any) -> dict[str, Any]:
         return hyperparameters
+
+    taken = {field.name for field in dataclasses.fields(Options)}
+    if clash := taken & inspect.signature(make).parameters.keys():
+        raise UserError(
+            f"the hyperparameter {clash.pop()!r} of {make.__name__} has the name of an option that "
+            "every run has (see `jaxmodels.experiment.options`); rename it"
+        )
 
     @dataclasses.dataclass
     class Command:

@@ -14,7 +14,7 @@ from jaxmodels import chips, flops, report
 from jaxmodels.errors import UserError
 from jaxmodels.experiment.energy import Meter, open_meter
 from jaxmodels.experiment.experiment import Experiment
-from jaxmodels.experiment.files import write_json
+from jaxmodels.experiment.files import is_empty, write_json
 from jaxmodels.train import State, update
 
 COST = "cost.json"
@@ -127,7 +127,7 @@ def count_step_flops(experiment: Experiment, state: State) -> flops.FlopCount:
 
 
 def _read(path: Path) -> Usage:
-    if not path.exists():
+    if not path.exists() or is_empty(path, "costs are counted from zero"):
         return Usage()
     try:
         return Usage(**json.loads(path.read_text()))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,14 @@ def check_version(config: Mapping[str, Any], folder: Any) -> None:
             f"since 0.2, so {jaxmodels.__version__} cannot resume or read it: use the version "
             "that wrote it, or train again in another folder"
         )
+
+
+def is_empty(path: Folder, consequence: str) -> bool:
+    """Whether a file is empty, as a machine leaves it that loses power; if so, says it on stderr."""
+    if path.read_bytes().strip(b"\0 \n"):
+        return False
+    print(f"{path} is empty: {consequence}", file=sys.stderr)
+    return True
 
 
 def write_json(path: Folder, content: Mapping[str, Any]) -> None:

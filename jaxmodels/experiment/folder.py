@@ -13,7 +13,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from jaxmodels.experiment.experiment import Experiment
 from jaxmodels.experiment.files import (
     CONFIG,
     check_version,
+    is_empty,
     partial_path,
     to_json_types,
     write_json,
@@ -89,7 +90,7 @@ def open_folder(
             folder = folder_path(options.out)
             _make_folder(folder)
         held.enter_context(_locked(folder))
-        previous = _load_config_of_same_run(folder, config)
+        previous = _load_config_of_same_run(folder, config, experiment.files)
         config["start"] = _start_of(previous, experiment, options)
         if previous and (changed := _changed_versions(previous, config)):
             config["started_with"] = changed
@@ -194,15 +195,23 @@ def _make_folder(folder: Folder) -> None:
         )
 
 
-def _load_config_of_same_run(folder: Folder, config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The config of the run to resume; None if the folder is new or has no checkpoint yet."""
+def _load_config_of_same_run(
+    folder: Folder, config: Mapping[str, Any], files: Iterable[str]
+) -> dict[str, Any] | None:
+    """The config of the run to resume; None if the folder is new or has no checkpoint yet.
+
+    `files` are the run's own, which are written before the config.
+    """
     path = folder / CONFIG
     if not path.exists():
-        if list_names(folder) - {partial_path(path).name, LOCK}:
+        written = {CONFIG, *files}
+        if list_names(folder) - {LOCK, *written, *(partial_path(Path(n)).name for n in written)}:
             raise UserError(
                 f"--out {folder} is not empty and holds no {CONFIG}: not the folder of a run; "
                 "choose a new one"
             )
+        return None
+    if is_empty(path, "its settings are not compared with this run's"):
         return None
     try:
         previous = json.loads(path.read_text())

@@ -1,4 +1,4 @@
-"""Stop a run early: at SIGTERM or Ctrl-C after a step, or when another process is lost."""
+"""Stop a run early: at SIGTERM, SIGHUP or Ctrl-C after a step, or when another process is lost."""
 
 import contextlib
 import os
@@ -15,7 +15,8 @@ from jax.experimental import multihost_utils
 from jaxmodels.experiment.bucket import Folder
 from jaxmodels.train.checkpoint import SaveFailed
 
-SIGNALS = signal.SIGTERM, signal.SIGINT
+SIGNALS = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
+"""Preemption, Ctrl-C, and a terminal that is closed (unless `nohup` has SIGHUP ignored)."""
 
 
 class StopRequest:
@@ -28,6 +29,8 @@ class StopRequest:
         del frame
         self.number = 128 + signum
         signal.signal(signum, signal.SIG_DFL)
+        if signum == signal.SIGHUP:
+            _leave_terminal()
 
     def __call__(self, step: int) -> bool:
         """Whether to stop after this step; the same on all processes."""
@@ -39,11 +42,13 @@ class StopRequest:
 
 @contextlib.contextmanager
 def catch_signals() -> Iterator[StopRequest]:
-    """Within the context, turn SIGTERM (preemption) and SIGINT (Ctrl-C) into a stop request."""
+    """Within the context, turn the signals of `SIGNALS` into a stop request."""
     request = StopRequest()
     handlers = dict.fromkeys(SIGNALS, request.handle)
     if jax.process_count() > 1:
-        handlers = {signal.SIGINT: _send_sigterm}
+        handlers = {signal.SIGINT: _send_sigterm, signal.SIGHUP: _send_sigterm}
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        del handlers[signal.SIGHUP]
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield request
@@ -97,10 +102,20 @@ def _resume_advice(checkpoints: Folder | None) -> str:
 
 
 def _send_sigterm(signum: int, frame: FrameType | None) -> None:
-    """Turn Ctrl-C into SIGTERM, which stops all processes; a second one has its default effect."""
+    """Turn it into SIGTERM, which stops all processes; a second one has its default effect."""
     del frame
     signal.signal(signum, signal.SIG_DFL)
+    if signum == signal.SIGHUP:
+        _leave_terminal()
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _leave_terminal() -> None:
+    """Print nowhere instead of on a closed terminal, where printing fails."""
+    with open(os.devnull, "wb") as nowhere:
+        for number in (1, 2):
+            if os.isatty(number):
+                os.dup2(nowhere.fileno(), number)
 
 
 @contextlib.contextmanager
