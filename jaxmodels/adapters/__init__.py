@@ -6,7 +6,7 @@ goes. `map_model` replaces the model inside an objective, an evaluation or other
 """
 
 from jaxmodels.adapters.arguments import WithArguments, with_arguments
-from jaxmodels.adapters.base import Adapter, has_model, map_model
+from jaxmodels.adapters.base import Adapter, check_takes_train, has_model, map_model
 from jaxmodels.adapters.function import FunctionModel
 from jaxmodels.adapters.precision import Cast
 from jaxmodels.adapters.remat import POLICIES, Remat, remat
@@ -20,6 +20,7 @@ __all__ = [
     "Remat",
     "Stateful",
     "WithArguments",
+    "check_takes_train",
     "has_model",
     "map_model",
     "remat",

@@ -1,6 +1,7 @@
 """The base class of models that are made of a model."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -87,3 +88,15 @@ def map_model(part: Any, fn: Callable[[Model], Model]) -> Any:
         "to: give it a dataclass field `model`, or a method `map_model(fn)`, or leave --precision "
         "and --remat at their defaults"
     )
+
+
+def check_takes_train(model: Any) -> None:
+    """Raise `UserError` for a module whose call has no argument `train`, which objectives give."""
+    if not isinstance(model, nn.Module):
+        return
+    kinds = {p.name: p.kind for p in inspect.signature(type(model).__call__).parameters.values()}
+    if "train" not in kinds and inspect.Parameter.VAR_KEYWORD not in kinds.values():
+        raise UserError(
+            f"{type(model).__name__}.__call__ has no argument `train`, with which objectives call "
+            "it (train=True, for dropout and BatchNorm): add `train: bool = False`"
+        )

@@ -70,7 +70,7 @@ def check_version(config: Mapping[str, Any], folder: Any) -> None:
 
 
 def is_empty(path: Folder, consequence: str) -> bool:
-    """Whether a file is empty, as a machine leaves it that loses power; if so, says it on stderr."""
+    """Whether a file is empty, as a machine leaves it without power; says so."""
     if path.read_bytes().strip(b"\0 \n"):
         return False
     print(f"{path} is empty: {consequence}", file=sys.stderr)

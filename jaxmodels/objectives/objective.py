@@ -1,17 +1,14 @@
 """The objective: a model, the batch fields that it reads, and how its outputs are scored."""
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jaxmodels import typing
-from jaxmodels.adapters import map_model
-from jaxmodels.errors import UserError
+from jaxmodels.adapters import check_takes_train, map_model
 from jaxmodels.terms import Aux, Term, check_terms, reported_means, sum_terms, total_loss
 from jaxmodels.typing import Array, Batch, Collections, Key, Model, Params, batch_fields
 
@@ -56,7 +53,7 @@ class Objective:
         params_key, model_key, prepare_key = jax.random.split(key, 3)
         inputs = batch_fields(self._prepared(prepare_key, batch), self.inputs)
         rngs = model_rngs(model_key)
-        _check_takes_train(self.model)
+        check_takes_train(self.model)
         variables = self.model.init({"params": params_key, **rngs}, *inputs, train=True)
         collections = {k: v for k, v in variables.items() if k != "params"}
         if collections:
@@ -112,17 +109,6 @@ class Objective:
             for name, value in collections.items()
             if name != SOWN_LOSSES and shapes(after.get(name)) == shapes(value)
         }
-
-
-def _check_takes_train(model: Any) -> None:
-    if not isinstance(model, nn.Module):
-        return
-    kinds = {p.name: p.kind for p in inspect.signature(type(model).__call__).parameters.values()}
-    if "train" not in kinds and inspect.Parameter.VAR_KEYWORD not in kinds.values():
-        raise UserError(
-            f"{type(model).__name__}.__call__ has no argument `train`, with which objectives call "
-            "it (train=True, for dropout and BatchNorm): add `train: bool = False`"
-        )
 
 
 @dataclasses.dataclass(frozen=True)
