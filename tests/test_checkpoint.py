@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pwd
 import random
 import re
 import resource
@@ -173,6 +174,17 @@ class TestSaving:
         with Checkpoints(tmp_path / name) as checkpoints:
             checkpoints.save(3, state)
             assert_same(checkpoints.restore_latest(like(state)).state, state)
+
+    def test_a_user_without_a_name(self, tmp_path, state, monkeypatch):
+        """As in a container, `docker run --user 12345`."""
+
+        def unnamed(uid):
+            raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+        monkeypatch.setattr(pwd, "getpwuid", unnamed)
+        with Checkpoints(tmp_path) as checkpoints:
+            checkpoints.save(3, state)
+        assert_same(Checkpoints(tmp_path).restore_latest(like(state)).state, state)
 
     def test_what_cannot_be_read_is_not_recorded(self, tmp_path, state, monkeypatch):
         monkeypatch.setattr(checkpoint_folder, "_PATTERN_CHARACTERS", "")

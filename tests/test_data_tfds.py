@@ -332,3 +332,23 @@ def test_mnist_is_decoded_rightly():
     for index in range(0, 10_000, 997):
         assert (test[index]["image"] == original[index]["image"]).all()
         assert test[index]["label"] == original[index]["label"]
+
+
+def test_without_a_home_nothing_is_cached(monkeypatch):
+    def nameless():
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("JAXMODELS_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", nameless)
+    assert cache.cache_dir() is None
+    assert cache.read_cached(cache.CacheEntry("tiny/train", "tiny", "train")) is None
+
+
+def test_a_cache_that_may_not_be_entered_is_none(monkeypatch, tmp_path):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setenv("JAXMODELS_CACHE", str(tmp_path))
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    assert cache.read_cached(cache.CacheEntry("tiny/train", "tiny", "train")) is None

@@ -47,14 +47,18 @@ class CacheEntry:
 
 
 def cache_dir() -> Path | None:
-    """The folder for caches of jaxmodels; None if they are turned off."""
+    """The folder for caches of jaxmodels; None if they are turned off, or a user has no home."""
     chosen = os.environ.get("JAXMODELS_CACHE")
     if chosen:
         return None if chosen == "off" else Path(chosen).expanduser()
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "jaxmodels"
     parent = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME")
-    return (Path(parent) if parent else Path.home() / ".cache") / "jaxmodels"
+    if parent and sys.platform != "darwin":
+        return Path(parent) / "jaxmodels"
+    try:
+        home = Path.home()
+    except RuntimeError:  # a container's user without a name
+        return None
+    return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "jaxmodels"
 
 
 def fingerprint(files: Sequence[Path]) -> str:
@@ -66,10 +70,12 @@ def fingerprint(files: Sequence[Path]) -> str:
 def read_cached(entry: CacheEntry) -> ArraySource | None:
     """The cached split; None if there is none, or if it is damaged (with a warning)."""
     path = entry.path()
-    if path is None or not path.is_dir():
+    if path is None:
         return None
     try:
-        return _read(path, entry.name)
+        return _read(path, entry.name) if path.is_dir() else None
+    except PermissionError:  # another user's; writing will say so
+        return None
     except DAMAGE as error:
         warnings.warn(
             f"The cached split {path} is damaged and will be decoded again: {error}", stacklevel=2

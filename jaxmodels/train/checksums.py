@@ -6,6 +6,8 @@ Files are read in blocks by several threads.
 """
 
 import json
+import os
+import stat
 import zlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +30,7 @@ class CorruptFileError(ValueError):
 
 def compute_checksums(folder: epath.Path) -> Files:
     """Sizes and checksums of all files in `folder`, recursively."""
-    sizes = {name: (folder / name).stat().length for name in sorted(_list_files(folder))}
+    sizes = {name: _size(folder / name) for name in sorted(_list_files(folder))}
     sums = _checksum_blocks(folder, sizes)
     return {name: {"bytes": size, "crc32": sums[name]} for name, size in sizes.items()}
 
@@ -82,10 +84,14 @@ def _list_files(folder: epath.Path, prefix: str = "") -> Iterator[str]:
 
 def _size(path: epath.Path) -> int | None:
     try:
-        status = path.stat()
+        if "://" in os.fspath(path):
+            found = path.stat()
+            return None if found.is_directory else found.length
+        # Not epath's `stat`, which asks for the owner's name: a container's user may have none.
+        status = os.stat(path)
+        return None if stat.S_ISDIR(status.st_mode) else status.st_size
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return None if status.is_directory else status.length
 
 
 def _checksum_blocks(folder: epath.Path, sizes: Mapping[str, int | None]) -> dict[str, list[int]]:
