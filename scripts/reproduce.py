@@ -41,10 +41,22 @@ def reproduce(options: Options, arguments: list[str]) -> None:
     script = Path(__file__).parent.parent / "experiments" / f"{options.name}.py"
     folders = [options.out / options.name / f"seed-{seed}" for seed in options.seeds]
     for seed, folder in zip(options.seeds, folders, strict=True):
-        if not (folder / "results.json").exists():
-            command = [sys.executable, script, *arguments, "--seed", str(seed), "--out", folder]
-            subprocess.run(command, check=True)
+        given = [*arguments, "--seed", str(seed), "--out", str(folder)]
+        if (folder / "results.json").exists():
+            check_same_command(folder, given)
+        else:
+            subprocess.run([sys.executable, script, *given], check=True)
     print(row(options.name, arguments, folders))
+
+
+def check_same_command(folder: Path, given: list[str]) -> None:
+    """Exit with a message unless the finished run in `folder` was started with these arguments."""
+    config = json.loads((folder / "config.json").read_text())
+    if shlex.split(config["command"])[1:] != given:
+        raise SystemExit(
+            f"{folder} holds a run of another command,\n  {config['command']}\n"
+            "Give the same arguments, or another --out."
+        )
 
 
 def row(name: str, arguments: list[str], folders: list[Path]) -> str:

@@ -6,6 +6,7 @@ import errno
 import functools
 import json
 import resource
+import runpy
 import shutil
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from tiny_run import Net, assert_identical, disturbed, numbers, quietly, raw, se
 from jaxmodels import data, experiment, metrics, objectives, optimizers, report, sharding, train
 from jaxmodels.errors import UserError
 from jaxmodels.experiment import folder as run_folder
+from jaxmodels.experiment.files import write_json
 from jaxmodels.models.mlp import MLP
 
 TINY = Path(__file__).parent / "tiny_run.py"
@@ -583,3 +585,22 @@ def test_nobody_reads_the_output_any_more(tmp_path):
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 128 + signal.SIGPIPE
+
+
+def test_results_are_json_even_where_they_are_not_finite(tmp_path):
+    values = {"nan": np.nan, "inf": np.float32(np.inf), "table": np.array([[1.0, np.nan]]), "n": 3}
+    write_json(tmp_path / "results.json", values)
+    text = (tmp_path / "results.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail)["n"] == 3
+    found = experiment.results(tmp_path)
+    assert np.isnan(found["nan"])
+    assert np.isnan(found["inf"])
+    np.testing.assert_array_equal(found["table"], values["table"])
+
+
+def test_a_finished_run_of_another_command_is_not_reproduced(tmp_path):
+    reproduce = runpy.run_path(str(Path(__file__).parents[1] / "scripts" / "reproduce.py"))
+    write_json(tmp_path / "config.json", {"command": f"mlp.py --steps 5 --out {tmp_path}"})
+    reproduce["check_same_command"](tmp_path, ["--steps", "5", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit, match="holds a run of another command"):
+        reproduce["check_same_command"](tmp_path, ["--steps", "6", "--out", str(tmp_path)])

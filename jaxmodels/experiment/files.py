@@ -1,10 +1,10 @@
 """The files of a run's folder: atomic JSON, and reading results and params back."""
 
 import json
+import math
 import os
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,14 +19,14 @@ RESULTS = "results.json"
 
 
 def results(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """The final metrics of a finished run by name, such as `test/error`."""
+    """The final metrics of a finished run by name, such as `test/error`.
+
+    What is NaN or infinite is null in the file, as JSON has no name for it, and NaN here.
+    """
     path = folder_path(folder) / RESULTS
     if not path.exists():
         raise UserError(f"{folder} holds no {RESULTS}: not the folder of a finished run")
-    return {
-        name: np.asarray(value) if isinstance(value, list) else value
-        for name, value in json.loads(path.read_text()).items()
-    }
+    return {name: _metric(value) for name, value in json.loads(path.read_text()).items()}
 
 
 def params(
@@ -69,6 +69,13 @@ def check_version(config: Mapping[str, Any], folder: Any) -> None:
         )
 
 
+def _metric(value: Any) -> Any:
+    if isinstance(value, list):
+        array = np.asarray(value)
+        return array.astype(float) if array.dtype == object else array  # None is NaN
+    return float("nan") if value is None else value
+
+
 def is_empty(path: Folder, consequence: str) -> bool:
     """Whether a file is empty, as a machine leaves it without power; says so."""
     if path.read_bytes().strip(b"\0 \n"):
@@ -79,7 +86,7 @@ def is_empty(path: Folder, consequence: str) -> bool:
 
 def write_json(path: Folder, content: Mapping[str, Any]) -> None:
     """Write JSON atomically: a reader never sees half a file, nor does a kill leave one."""
-    write_text(path, json.dumps(to_json_types(content), indent=2) + "\n")
+    write_text(path, json.dumps(to_json_types(content), indent=2, allow_nan=False) + "\n")
 
 
 def write_text(path: Folder, text: str) -> None:
@@ -95,13 +102,16 @@ def partial_path(path: Folder) -> Folder:
 
 
 def to_json_types(value: Any) -> Any:
-    """The value as dicts, lists, strings and numbers; anything else as its string."""
+    """The value as dicts, lists, strings and finite numbers; anything else as its string.
+
+    NaN and infinity become None.
+    """
     if isinstance(value, Mapping):
         return {str(k): to_json_types(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [to_json_types(v) for v in value]
     if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
-    if isinstance(value, Path):
-        return str(value)
+        return to_json_types(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     return value if isinstance(value, str | int | float | bool | None) else str(value)
