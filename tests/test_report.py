@@ -15,6 +15,7 @@ import pytest
 from jaxmodels import report
 from jaxmodels.errors import UserError
 from jaxmodels.metric import Metric, Published
+from jaxmodels.report.charts import Line, chart
 from jaxmodels.report.confusion import confusion
 from jaxmodels.report.curves import _line, _panels
 from jaxmodels.report.filters import as_images
@@ -474,3 +475,9 @@ def test_evaluations_do_not_slow_the_throughput_down():
 
 def test_throughput_of_a_run_of_one_line():
     assert "<svg" not in report.throughput(np.array([1]), np.array([5.0]), first_step=2.0).html
+
+
+def test_a_dollar_in_a_name_is_no_formula():
+    drawn = chart([Line("a$b_{$x", np.arange(3), np.arange(3.0))], "price in $, or $_")
+    assert "a$b_{$x" in drawn
+    assert "price in $, or $_" in drawn

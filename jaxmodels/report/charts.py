@@ -42,6 +42,7 @@ def chart(
         "svg.hashsalt": "",
         "font.size": 12,
         "path.simplify": True,
+        "text.parse_math": False,  # a $ in a name is a $
     }
     with rc_context(style):
         figure = Figure(figsize=(SIZE[0] / 72, SIZE[1] / 72))
