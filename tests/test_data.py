@@ -266,3 +266,19 @@ def test_what_data_print_is_short():
     assert repr(digits) == "Dataset('digits', splits train, test, 10 classes)"
     assert "image: uint8[1437, 8, 8, 1]" in repr(digits["train"].batches(8))
     assert len(repr(digits["train"].batches(8))) < 400
+
+
+@pytest.mark.parametrize("digits", [1, 2, 3])
+def test_no_sum_of_the_test_split_is_in_training(digits):
+    sums = data.synthetic.addition(digits, train=20_000, test=5_000)
+    questions = {}
+    for name in ("train", "test"):
+        tokens = sums[name].read(np.arange(len(sums[name])))["tokens"]
+        texts = ["".join(data.synthetic.ADDITION[n] for n in row) for row in tokens]
+        for text in texts:
+            question, _, answer = text.partition("=")
+            assert sum(map(int, question.split("+"))) == int(answer.strip(" ."))
+        questions[name] = {text.partition("=")[0] for text in texts}
+    assert not questions["train"] & questions["test"]
+    if digits == 1:
+        assert (len(questions["train"]), len(questions["test"])) == (90, 10)

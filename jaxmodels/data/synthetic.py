@@ -4,7 +4,7 @@ Example i is a function of (seed, i) alone.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -47,13 +47,17 @@ def addition(digits: int = 3, train: int = 1_000_000, test: int = 10_000, seed: 
     """Character-level addition: `12+345=357.`, two uniform numbers of at most `digits` digits.
 
     `tokens`, `targets` (B, T): indices in `ADDITION`, targets shifted by one; `valid` (B, T): True
-    for targets after the `=`. The task of google/flax's example seq2seq.
+    for targets after the `=`. The task of google/flax's example seq2seq. A tenth of all pairs of
+    numbers are in `test` only: for each first number, one last digit of the second, by a hash.
     """
     if not 1 <= digits <= 9:
         raise UserError(f"addition takes 1 to 9 digits, got {digits}.")
 
-    def make(words: np.ndarray) -> NumpyBatch:
-        terms = (words % np.uint64(10**digits)).tolist()
+    def make(held_out: bool, words: np.ndarray) -> NumpyBatch:
+        a, tens = words[:, 0] % np.uint64(10**digits), words[:, 1] % np.uint64(10 ** (digits - 1))
+        other = np.uint64(0) if held_out else 1 + words[:, 2] % np.uint64(9)
+        b = 10 * tens + (_mix(a) + other) % np.uint64(10)
+        terms = zip(a.tolist(), b.tolist(), strict=True)
         texts = [f"{a}+{b}={a + b}.".ljust(3 * digits + 4) for a, b in terms]
         codes = np.frombuffer("".join(texts).encode(), np.uint8).reshape(len(texts), -1)
         ids = _character_ids(ADDITION)[codes]
@@ -61,7 +65,8 @@ def addition(digits: int = 3, train: int = 1_000_000, test: int = 10_000, seed: 
         targets = ids[:, 1:]
         return {"tokens": ids[:, :-1], "targets": targets, "valid": after_equals & (targets > 0)}
 
-    return _dataset("addition", {"train": train, "test": test}, 2, make, seed)
+    makes = {split: functools.partial(make, split == "test") for split in ("train", "test")}
+    return _dataset("addition", {"train": train, "test": test}, 3, makes, seed)
 
 
 def adding_problem(
@@ -89,7 +94,8 @@ def adding_problem(
         x = np.stack([numbers, marks], axis=-1)
         return {"x": x, "y": numbers[rows, one] + numbers[rows, two]}
 
-    return _dataset("adding", {"train": train, "test": test}, length + 2, make, seed)
+    makes = {"train": make, "test": make}
+    return _dataset("adding", {"train": train, "test": test}, length + 2, makes, seed)
 
 
 def copy_memory(
@@ -113,7 +119,8 @@ def copy_memory(
         tokens[:, -COPIED_DIGITS - 1 :] = RECALL
         return {"tokens": tokens, "targets": targets}
 
-    return _dataset("copy_memory", {"train": train, "test": test}, COPIED_DIGITS, make, seed)
+    makes = {"train": make, "test": make}
+    return _dataset("copy_memory", {"train": train, "test": test}, COPIED_DIGITS, makes, seed)
 
 
 def random_uint64(seed: int, indices: np.ndarray, count: int) -> np.ndarray:
@@ -144,15 +151,16 @@ def _dataset(
     name: str,
     sizes: dict[str, int],
     words: int,
-    make: Callable[[np.ndarray], NumpyBatch],
+    makes: Mapping[str, Callable[[np.ndarray], NumpyBatch]],
     seed: int,
 ) -> Dataset:
-    """A dataset whose splits have different seeds, so that they share no example."""
+    """A dataset whose splits have different seeds, and draw examples independently."""
 
     def opener(split: str) -> Split:
         own = 2 * seed + list(sizes).index(split)
         return Split(
-            GeneratedSource(f"{name}/{split}", sizes[split], words, make, own), functions=()
+            GeneratedSource(f"{name}/{split}", sizes[split], words, makes[split], own),
+            functions=(),
         )
 
     return Dataset(name, {split: functools.partial(opener, split) for split in sizes})
