@@ -29,7 +29,7 @@ def gpt_shakespeare(
     """The GPT, trained with AdamW on a cosine schedule that ends at a tenth of its peak.
 
     Args:
-        dataset: tiny_shakespeare; stdlib needs no download.
+        dataset: tiny_shakespeare; stdlib needs no download; or the path of a text file.
         data_dir: folder of prepared data sets; by default TFDS_DATA_DIR.
         steps: number of updates.
         batch_size: windows of text per update.

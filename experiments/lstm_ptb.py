@@ -29,7 +29,8 @@ def lstm_ptb(
     """Two layers of 200, trained with SGD by truncated back-propagation through time.
 
     Args:
-        dataset: ptb; stdlib needs no download (min_count 5 gives it a vocabulary of like size).
+        dataset: ptb; stdlib needs no download (min_count 5 gives it a vocabulary of like size); or
+            the path of a text file.
         data_dir: folder of the texts; by default JAXMODELS_TEXT_DIR.
         steps: number of updates; 4/13 of them at the peak, then the rate halves every 13th.
         batch_size: parts of the text that are read side by side.

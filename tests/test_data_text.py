@@ -143,6 +143,40 @@ class TestNotThere:
         assert "Traceback" not in done.stderr
 
 
+class TestOwnFiles:
+    def test_a_file_is_split_at_line_ends(self, tmp_path):
+        lines = [f"line {n}\n" for n in range(1000)]
+        (tmp_path / "mine.txt").write_text("".join(lines))
+        corpus = text.load(str(tmp_path / "mine.txt"))
+        assert "".join(corpus.values()) == "".join(lines)
+        assert all(part.endswith("\n") for part in corpus.values())
+        shares = [len(part) / len("".join(lines)) for part in corpus.values()]
+        assert shares == pytest.approx([0.9, 0.05, 0.05], abs=0.002)
+
+    def test_a_file_of_one_line(self, tmp_path):
+        (tmp_path / "mine.txt").write_text("x" * 100)
+        assert [len(part) for part in text.load(tmp_path / "mine.txt").values()] == [90, 5, 5]
+
+    def test_a_folder(self, tmp_path):
+        write(tmp_path, {"train.txt": "a b", "validation.txt": "a", "test.txt": "b"})
+        assert dict(text.load(tmp_path)) == {"train": "a b", "validation": "a", "test": "b"}
+        (tmp_path / "test.txt").unlink()
+        with pytest.raises(UserError, match=r"test\.txt cannot be read: No such file"):
+            text.load(tmp_path)
+
+    def test_one_word_is_one_word_whoever_wrote_it(self, tmp_path):
+        """A byte-order mark, line ends of Windows, decomposed umlauts."""
+        plain, other = tmp_path / "plain.txt", tmp_path / "other.txt"
+        plain.write_bytes("Grüße an alle\nüber\n".encode() * 20)
+        decomposed = "Gru\u0308ße an alle\r\nu\u0308ber\r\n".encode()
+        other.write_bytes(b"\xef\xbb\xbf" + decomposed * 20)
+        assert dict(text.load(plain)) == dict(text.load(other))
+
+    def test_neither_a_name_nor_a_path(self):
+        with pytest.raises(UserError, match="Nor is it the path of a text file or a folder"):
+            text.load("mine.txt")
+
+
 class TestBadFiles:
     def test_empty(self, tmp_path):
         write(tmp_path, dict.fromkeys(PTB_FILES.values(), "\n"))

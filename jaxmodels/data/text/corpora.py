@@ -1,4 +1,4 @@
-"""Language-model corpora by name: Tiny Shakespeare, Penn Treebank, Python's standard library."""
+"""Language-model corpora: Tiny Shakespeare, Penn Treebank, the standard library, own files."""
 
 import difflib
 from collections.abc import Iterator, Mapping
@@ -44,21 +44,43 @@ class Corpus(Mapping[str, str]):
         return len(self.splits)
 
 
-def load(name: str, data_dir: str | Path | None = None) -> Corpus:
-    """Load a text corpus by name.
+def load(name: str | Path, data_dir: str | Path | None = None) -> Corpus:
+    """Load a text corpus by name, or from the path of a text file or a folder of one's own.
 
     - `tiny_shakespeare`: Karpathy, 2015, 1.1 million characters, prepared by TFDS (`data_dir` as
       for `data.load`);
     - `ptb`: the Penn Treebank with 10,000 words, Mikolov et al., 2010, from plain files in
       `data_dir`, `JAXMODELS_TEXT_DIR` or TFDS's folder; lines end with the word `<eos>`;
-    - `stdlib`: modules of Python's standard library, without a download.
+    - `stdlib`: modules of Python's standard library, without a download;
+    - the path of a UTF-8 text file: its first 90 % of characters are `train`, the next 5 %
+      `validation`, the rest `test`, cut at line ends where one is near (2 %);
+    - the path of a folder with `train.txt`, `validation.txt` and `test.txt`.
 
     Raises `UserError` for an unknown name, and for missing data.
     """
+    name = str(name)
     loaders = {"tiny_shakespeare": _tiny_shakespeare, "ptb": _ptb, "stdlib": lambda _: stdlib()}
-    if name not in loaders:
-        raise UserError(unknown_name("corpus", name, loaders))
-    return Corpus(name, loaders[name](data_dir))
+    if name in loaders:
+        return Corpus(name, loaders[name](data_dir))
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return Corpus(name, {split: read_text(path / f"{split}.txt") for split in SPLITS})
+    if path.exists():
+        return Corpus(name, _split_text(read_text(path)))
+    raise UserError(
+        f"{unknown_name('corpus', name, loaders)} Nor is it the path of a text file or a folder."
+    )
+
+
+def _split_text(text: str) -> dict[str, str]:
+    """90, 5 and 5 % of a text, each cut after a line end that is at most 2 % before."""
+
+    def cut(place: int) -> int:
+        line_end = text.rfind("\n", place - len(text) // 50, place)
+        return place if line_end < 0 else line_end + 1
+
+    first, second = cut(len(text) * 90 // 100), cut(len(text) * 95 // 100)
+    return dict(zip(SPLITS, (text[:first], text[first:second], text[second:]), strict=True))
 
 
 def get_split(splits: Mapping[str, T], split: str, name: str) -> T:

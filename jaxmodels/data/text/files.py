@@ -1,6 +1,7 @@
 """Find and read the plain text files of a corpus."""
 
 import os
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -53,13 +54,17 @@ def _candidates(name: str, data_dir: str | Path | None) -> tuple[Path, Path]:
 
 
 def read_text(path: Path) -> str:
-    """Read a text file; raises `UserError` if it is not UTF-8 or is empty."""
+    """Read a UTF-8 text: no byte-order mark, lines that end with "\\n", composed characters (NFC).
+
+    So one word is one word, whatever program has written it. Raises `UserError` if the file cannot
+    be read, is not UTF-8 or is empty.
+    """
     try:
-        # newline="": line ends stay as they are.
-        with path.open(encoding="utf-8", newline="") as file:
-            text = file.read()
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8: byte {error.start} cannot be decoded.") from error
     if not text.strip():
-        raise UserError(f"{path} is empty; download it again.")
-    return text
+        raise UserError(f"{path} is empty.")
+    return unicodedata.normalize("NFC", text.replace("\r\n", "\n"))
