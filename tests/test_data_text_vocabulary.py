@@ -229,3 +229,18 @@ def test_a_tokenizer_of_ones_own_must_be_given_again():
 )
 def test_tokenizer(sentence, words):
     assert text.tokenize_words(sentence) == words.split()
+
+
+@pytest.mark.parametrize("kind", ["Bpe", "Unigram", "WordPiece", "WordLevel"])
+def test_what_a_tokenizer_without_unknown_token_lacks_is_an_error(kind, tmp_path):
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(getattr(models, kind.replace("Bpe", "BPE"))())
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    trainer = getattr(trainers, f"{kind}Trainer")(vocab_size=60, show_progress=False)
+    tokenizer.train_from_iterator(["ab cd abc dab " * 50], trainer)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    vocabulary = text.subword_vocabulary_from_file(tmp_path / "tokenizer.json")
+    assert vocabulary.decode(vocabulary.encode("ab cd")).replace(" ", "") == "abcd"
+    with pytest.raises(UserError, match="cannot encode 'ab xyz': it has no token for some"):
+        vocabulary.encode("ab xyz")

@@ -38,7 +38,13 @@ class SubwordVocabulary:
         return self._tokens
 
     def encode(self, text: str) -> np.ndarray:
-        found = self._tokenizer.encode(text, add_special_tokens=False).ids
+        try:
+            found = self._tokenizer.encode(text, add_special_tokens=False).ids
+        except Exception as error:  # the library raises nothing narrower
+            raise UserError(
+                f"The tokenizer cannot encode {text[:40]!r}: it has no token for some character, "
+                f"and no unknown token ({error})."
+            ) from error
         return self._ours[np.array(found, np.int32)]
 
     def decode(self, ids: Ids) -> str:
@@ -77,6 +83,10 @@ class SubwordVocabulary:
             tokenizer = Tokenizer.from_str(self.rules)
         except Exception as error:  # the library raises nothing narrower
             raise UserError(f"The tokenizer cannot be read: {error}.") from error
+        if getattr(tokenizer.model, "unk_token", "") is None:
+            # Byte-pair encoding leaves out what it does not know, unless it has such a token: one
+            # that the vocabulary lacks makes it an error.
+            tokenizer.model.unk_token = "<unknown>"
         tokenizer.no_padding()
         tokenizer.no_truncation()
         tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
