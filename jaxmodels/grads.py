@@ -32,7 +32,7 @@ def accumulate(n: int, grad: Grad = jax.value_and_grad) -> Grad:
         UserError: `n` is not positive; or, while tracing, it does not divide the batch, or a row's
             loss depends on other rows (`Objective.coupled`).
     """
-    if n < 1:
+    if not isinstance(n, int) or n < 1:
         raise UserError(f"expected at least 1 part to accumulate over, got {n}")
 
     def transform(fn: Callable[..., Any], **kwargs: Any) -> Callable[..., tuple[Any, Any]]:
@@ -63,7 +63,7 @@ def per_device(mesh: Mesh, grad: Grad = jax.value_and_grad) -> Grad:
             (loss, aux), gradient = grad(_loss_share(fn, weights), **kwargs)(params, *args)
             shared, carry = _split_carry(aux.collections)
             loss, gradient, totals = jax.lax.psum((loss, gradient, _totals(aux)), axes)
-            shared, scalars = jax.lax.pmean((shared, aux.scalars), axes)
+            shared, scalars = jax.tree.map(partial(_mean_over, axes), (shared, aux.scalars))
             aux = _joined_aux(shared, totals, weights, coefficients, scalars)
             return ((loss, aux), gradient), carry
 
@@ -124,9 +124,14 @@ def _accumulated(
 
     first = jax.tree.map(lambda x: x[0], parts)
     shapes = jax.eval_shape(one_part, collections, first)[2]
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    # A bfloat16 sum of many parts would lose most of them.
+    zeros = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, "float32")), shapes
+    )
     (collections, total), own = jax.lax.scan(add, (collections, zeros), parts)
-    loss, gradient, totals, scalars = total
+    loss, gradient, totals, scalars = jax.tree.map(
+        lambda x, like: x.astype(like.dtype), total, shapes
+    )
     collections = {**collections, **jax.tree.map(_join_rows, own)}
     scalars = jax.tree.map(lambda x: x / n, scalars)
     return (loss, _joined_aux(collections, totals, weights, coefficients, scalars)), gradient
@@ -175,6 +180,13 @@ def _joined_aux(
     sums = {k: TermSum(totals[k], weights[k], coefficients[k]) for k in totals}
     whole = {name: mean for name, mean in term_means(sums).items() if name in scalars}
     return Aux(collections, sums, {**scalars, **whole})
+
+
+def _mean_over(axes: tuple[str, ...], x: Array) -> Array:
+    """The mean over devices; of integers, such as counters, the largest, in their own type."""
+    if jnp.issubdtype(x.dtype, jnp.inexact):
+        return jax.lax.pmean(x, axes)
+    return jax.lax.pmax(x.astype(jnp.promote_types(x.dtype, "uint8")), axes).astype(x.dtype)
 
 
 def _totals(aux: Aux) -> dict[str, Any]:

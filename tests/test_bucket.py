@@ -176,7 +176,7 @@ def test_in_a_bucket_damage_is_passed_over_and_another_run_refused(disk, whole, 
     status, printed = ended(capsys, tiny, "--out", URL)
     assert status == 2
     assert f"--out {URL} is not empty and holds no config.json" in printed
-    with pytest.raises(UserError, match="gs://bucket/none holds no checkpoints"):
+    with pytest.raises(UserError, match="gs://bucket/none holds no folder checkpoints"):
         experiment.params("gs://bucket/none")
     with pytest.raises(UserError, match=r"gs://bucket/none holds no results\.json"):
         experiment.results("gs://bucket/none")

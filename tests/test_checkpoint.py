@@ -227,6 +227,26 @@ class TestKeeping:
             assert not checkpoints.improves({})
         assert not Checkpoints(tmp_path).improves({"loss": 0.0})
 
+    def test_one_whose_record_is_damaged_is_not_deleted(self, tmp_path):
+        state = {"x": jnp.int32(1)}
+        with Checkpoints(tmp_path, keep=1, best="loss") as checkpoints:
+            checkpoints.save(1, state, {"loss": 0.1})
+            checkpoints.save(2, state, {"loss": 0.5})
+            checkpoints.wait()
+            (tmp_path / "1.json").write_text("{")
+            checkpoints.save(3, state, {"loss": 0.6})
+        names = {path.name for path in tmp_path.iterdir()}
+        assert names == {"1.damaged", "1.damaged.json", "2", "2.json", "3", "3.json"}
+
+    def test_metrics_of_a_step_that_was_saved_without(self, tmp_path):
+        with Checkpoints(tmp_path, best="loss") as checkpoints:
+            checkpoints.save(1, {"x": jnp.int32(1)})
+            checkpoints.add_metrics(1, {"loss": 0.5})
+            checkpoints.add_metrics(1, {"loss": 0.1})  # it has some now
+            checkpoints.add_metrics(7, {"loss": 0.1})  # there is none
+            assert not checkpoints.improves({"loss": 0.5})
+            assert checkpoints.open("best").step == 1
+
     def test_unknown_metric(self, tmp_path, state):
         checkpoints = Checkpoints(tmp_path, best="eror")
         with pytest.raises(
@@ -252,7 +272,7 @@ class TestParts:
         assert Checkpoints(tmp_path).open(100).read_part("opt_state/0/count") == 100
         with pytest.raises(UserError, match=r"no checkpoint of step 200 .* available: 100, 300"):
             Checkpoints(tmp_path).open(200)
-        with pytest.raises(UserError, match="is 'best': expected 'newest', a step number"):
+        with pytest.raises(UserError, match="these checkpoints have no metric to rank them"):
             Checkpoints(tmp_path).open("best")
 
     def test_warns_of_damage_and_changes_nothing(self, tmp_path):
@@ -263,7 +283,7 @@ class TestParts:
         assert (tmp_path / "300").exists()
 
     def test_there_is_none(self, tmp_path):
-        with pytest.raises(DamagedCheckpoints, match="there is none"):
+        with pytest.raises(UserError, match="there is no checkpoint in"):
             Checkpoints(tmp_path).open().read_part("params")
         save(tmp_path, 100)
         with pytest.raises(UserError, match=r"no part 'parms'; its parts are .*params"):

@@ -133,3 +133,18 @@ def test_pools_equal_flax(window):
 def test_max_pool_shares_the_gradient_among_equals():
     gradient = jax.grad(lambda x: jnp.sum(max_pool(x)))(jnp.zeros((1, 2, 2, 1)))
     np.testing.assert_array_equal(gradient, np.full((1, 2, 2, 1), 0.25))
+
+
+@pytest.mark.parametrize(
+    ("image", "padding"),
+    [((0, 7, 6, 9), "SAME"), ((2, 2, 2, 9), "VALID"), ((2, 7, 6, 0), "SAME")],
+)
+def test_gradients_of_empty_images_and_outputs_are_zeros(image, padding):
+    x, kernel = jnp.ones(image), jnp.ones((3, 3, image[-1], 4))
+
+    def total(x, kernel):
+        options = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+        return conv_general_dilated(x, kernel, (1, 1), padding, **options).sum()
+
+    for grad, of in zip(jax.grad(total, (0, 1))(x, kernel), (x, kernel), strict=True):
+        np.testing.assert_array_equal(grad, jnp.zeros_like(of))

@@ -308,3 +308,12 @@ def test_flags_of_another_shape_than_the_targets_are_refused():
     split = Arrays(tokens=np.zeros((4, 3, 7), np.float32), targets=tokens, valid=tokens[:, :1] == 0)
     with pytest.raises(UserError, match="expected a flag for each target"):
         evaluate(metrics.token_classification(IDENTITY, split), 2)
+
+
+@pytest.mark.parametrize("label", [-1, 4])
+def test_a_label_that_is_no_class_is_no_hit(label):
+    logits, labels = 20 * jnp.eye(4), jnp.array([0, 1, 2, label])
+    totals = metrics.classification_sums(logits, labels, jnp.ones(4, bool), confusion=True)
+    found = metrics.classification_metrics(jax.device_get(totals))
+    assert found["accuracy"] == 0.75
+    np.testing.assert_array_equal(found["confusion"], np.diag([1, 1, 1, 0]))

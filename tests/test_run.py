@@ -25,6 +25,7 @@ from tiny_run import Net, assert_identical, disturbed, numbers, quietly, raw, se
 from jaxmodels import data, experiment, metrics, objectives, optimizers, report, sharding, train
 from jaxmodels.errors import UserError
 from jaxmodels.experiment import folder as run_folder
+from jaxmodels.experiment import training
 from jaxmodels.experiment.files import write_json
 from jaxmodels.models.mlp import MLP
 
@@ -72,7 +73,7 @@ def test_a_run_leaves_its_numbers_its_state_and_its_page(uninterrupted):
     outcome, printed = uninterrupted()
     assert {path.name for path in outcome.folder.iterdir()} == {
         *("config.json", "cost.json", "metrics.jsonl", "tensorboard", "checkpoints"),
-        *("results.json", "report.html"),
+        *("results.json", "report.html", ".lock"),
     }
     assert any((outcome.folder / "tensorboard").iterdir())
     assert steps_of(outcome.folder)[-1] == 12
@@ -604,3 +605,28 @@ def test_a_finished_run_of_another_command_is_not_reproduced(tmp_path):
     reproduce["check_same_command"](tmp_path, ["--steps", "5", "--out", str(tmp_path)])
     with pytest.raises(SystemExit, match="holds a run of another command"):
         reproduce["check_same_command"](tmp_path, ["--steps", "6", "--out", str(tmp_path)])
+
+
+def test_what_may_not_be_read_is_said_without_a_traceback(copied, monkeypatch, capsys):
+    def refuse(self, **_):
+        raise PermissionError(13, "Permission denied", str(self.lock_file))
+
+    monkeypatch.setattr("filelock.BaseFileLock.acquire", refuse)
+    with pytest.raises(SystemExit) as caught:
+        quietly(tiny, *EVERY, "--out", copied)
+    assert caught.value.code == 2
+    assert f"Permission denied: '{copied / '.lock'}'" in capsys.readouterr().err
+
+
+def test_an_evaluation_that_is_stopped_has_saved_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(training, "evaluator", lambda *_: evaluate)
+
+    def evaluate(params, collections):
+        send(signal.SIGTERM)()
+        return {}
+
+    with pytest.raises(SystemExit) as caught:
+        experiment.run(tiny, ["--evaluate", "--out", str(tmp_path / "run")])
+    assert caught.value.code == 143
+    assert "stopped before everything was evaluated; nothing was saved" in capsys.readouterr().out
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())

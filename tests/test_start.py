@@ -10,7 +10,7 @@ from tiny_run import quietly, tiny
 
 from jaxmodels import metrics, optimizers
 from jaxmodels.errors import UserError
-from jaxmodels.experiment import Published, from_run, results
+from jaxmodels.experiment import Published, from_run, params, results
 from jaxmodels.experiment.experiment import trained_params
 
 
@@ -83,6 +83,17 @@ def test_a_run_that_goes_on_does_not_start_again(source, tmp_path):
     equal(again.state.params, straight.state.params)
 
 
+def test_an_evaluation_keeps_the_record_of_the_training(tmp_path):
+    folder = tmp_path / "run"
+    quietly(tiny, "--steps", 4, "--rate", 0.02, "--out", folder)
+    before = (folder / "config.json").read_text()
+    _, printed = quietly(tiny, "--rate", 0.02, "--evaluate", "--out", folder)
+    assert (folder / "config.json").read_text() == before
+    assert "evaluated at step 4 of this run" in printed
+    assert "steps=4 instead of 12" in printed
+    assert "--evaluate" not in printed.partition("resume  ")[2]
+
+
 @pytest.mark.parametrize("mesh", ["fsdp=8", "data=2,tensor=4"])
 def test_a_start_is_placed_on_any_mesh(source, tmp_path, mesh):
     folder, outcome = source
@@ -136,11 +147,22 @@ def test_a_start_that_does_not_fit_is_refused(arguments, message, source, tmp_pa
     assert message in capsys.readouterr().err
 
 
+def test_another_spelling_of_the_same_start(source, tmp_path, monkeypatch):
+    folder, _ = source
+    arguments = "--save-every", 2, "--out", tmp_path / "run"
+    quietly(tiny, "--start", folder, *arguments, "--steps", 4)
+    monkeypatch.chdir(folder.parent)
+    for spelling in (f"{folder.name}/", f"./{folder.name}"):
+        quietly(tiny, "--start", spelling, *arguments, "--steps", 6)
+
+
 def test_a_run_without_a_checkpoint_is_no_start(tmp_path, capsys):
     quietly(tiny, "--evaluate", "--out", tmp_path / "evaluated")
     with pytest.raises(SystemExit):
         quietly(tiny, "--start", tmp_path / "evaluated", "--out", tmp_path / "run")
     assert "holds no checkpoint: the run saved no state" in capsys.readouterr().err
+    with pytest.raises(UserError, match="no state was saved"):
+        params(tmp_path / "evaluated")
 
 
 def test_a_run_of_version_0_1_is_refused(source, tmp_path, capsys):

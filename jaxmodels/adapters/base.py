@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -22,6 +22,8 @@ class Adapter:
     """
 
     model: Model
+    forwards_calls: ClassVar[bool] = False
+    """Whether the model's `__call__` gets the arguments that the adapter gets."""
 
     def init(self, rngs: Any, *args: Any, **kwargs: Any) -> Any:
         """Make the variables, as the model does."""
@@ -92,6 +94,8 @@ def map_model(part: Any, fn: Callable[[Model], Model]) -> Any:
 
 def check_takes_train(model: Any) -> None:
     """Raise `UserError` for a module whose call has no argument `train`, which objectives give."""
+    while isinstance(model, Adapter) and model.forwards_calls:
+        model = model.model
     if not isinstance(model, nn.Module):
         return
     kinds = {p.name: p.kind for p in inspect.signature(type(model).__call__).parameters.values()}

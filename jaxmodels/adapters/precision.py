@@ -1,7 +1,7 @@
 """Mixed precision: computing in a shorter dtype than the params are kept in."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ class Cast(Adapter):
     """
 
     dtype: Any = jnp.bfloat16
+    forwards_calls: ClassVar[bool] = True
 
     def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
         """Compute in `dtype`; outputs of that dtype are returned as float32."""

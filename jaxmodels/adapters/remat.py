@@ -5,7 +5,7 @@ Chen et al. 2016, "Training deep nets with sublinear memory cost": memory for ti
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -29,6 +29,7 @@ class Remat(Adapter):
     """`jax.checkpoint` of the whole model: what `policy` does not save is computed again."""
 
     policy: Policy = jax.checkpoint_policies.nothing_saveable
+    forwards_calls: ClassVar[bool] = True
 
     def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
         """Compute the outputs; arguments that are no arrays are static."""

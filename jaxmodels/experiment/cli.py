@@ -36,6 +36,8 @@ HELP = tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone
 
 DISK_FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 """Error numbers of a full disk, an exceeded quota, and the limit on file sizes."""
+NO_RIGHT = errno.EACCES, errno.EPERM, errno.EROFS
+"""Error numbers of files that may not be read or written, and of a read-only file system."""
 
 
 def run(make: Callable[..., Experiment], argv: Sequence[str] | None = None) -> Outcome:
@@ -76,9 +78,9 @@ def run(make: Callable[..., Experiment], argv: Sequence[str] | None = None) -> O
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(128 + signal.SIGPIPE) from None
     except OSError as error:
-        if error.errno not in DISK_FULL:
+        if error.errno not in (*DISK_FULL, *NO_RIGHT):
             raise
-        raise SystemExit(print_error(error, status=1)) from None
+        raise SystemExit(print_error(error, 1 if error.errno in DISK_FULL else 2)) from None
 
 
 def parse(

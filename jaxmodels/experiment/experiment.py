@@ -45,7 +45,8 @@ class Experiment:
             evaluation `test` is called `test/error`.
         steps: number of updates.
         published: metrics to reach, by name, and the data set they were published on.
-        best: the metric that selects the best checkpoint; the first published one if absent.
+        best: the metric that selects the best checkpoint; the first published one if absent,
+            and without a published one no checkpoint is the best.
         start: `state -> state` after initialisation, such as `from_run(folder)`.
         trainable: which params are trained: a regular expression searched in their paths, or a
             function of the path; all if absent. Frozen ones have no gradient or optimizer state;
@@ -93,7 +94,10 @@ class Experiment:
 
     @property
     def best_metric(self) -> str | None:
-        """The name of the metric that checkpoints are ranked by; None if none has a direction."""
+        """The metric that ranks checkpoints: `best`, or the first published one with a direction.
+
+        None without either.
+        """
         if self.best is not None:
             return self.best
         directed = [n for n, kind in self.metric_types.items() if kind.higher_is_better is not None]

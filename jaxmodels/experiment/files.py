@@ -48,7 +48,7 @@ def params(
     checkpoints = folder_path(folder) / CHECKPOINTS
     if not checkpoints.is_dir():
         raise UserError(
-            f"{folder} holds no {CHECKPOINTS}: not the folder of a run that saved its state"
+            f"{folder} holds no folder {CHECKPOINTS}: not the folder of a run that saved its state"
         )
     metric, higher = None, False
     if which == "best":

@@ -34,7 +34,7 @@ from jaxmodels.experiment.files import (
     write_text,
 )
 from jaxmodels.experiment.options import Options
-from jaxmodels.experiment.start import provenance
+from jaxmodels.experiment.start import absolute, provenance
 from jaxmodels.train.collective import run_on_process_0
 
 LOCK = ".lock"
@@ -97,7 +97,8 @@ def open_folder(
             print(_version_warning(changed, config), file=sys.stderr)
         for name, content in experiment.files.items():
             _write_or_compare(folder / name, content)
-        write_json(folder / CONFIG, config)
+        if previous is None or not options.evaluate:  # which leaves the record of the training
+            write_json(folder / CONFIG, config)
         return str(folder)
 
     # Only on process 0: clocks differ between processes, and so may what they find in the folder.
@@ -110,7 +111,7 @@ def _start_of(previous: Mapping[str, Any] | None, experiment: Experiment, option
         return to_json_types(provenance(experiment.start))
     start = previous.get("start")
     began = start.get("folder") if isinstance(start, dict) else None
-    if options.start is not None and options.start != began:
+    if options.start is not None and (began is None or absolute(options.start) != absolute(began)):
         raise UserError(
             f"this run has started from {began or 'initial params'}, not from {options.start}; "
             "give the same --start (or none) to resume it, or another --out for a new run"
@@ -141,8 +142,9 @@ def changed_hyperparameters(
 
 def resume_command(folder: Folder) -> str:
     """The command that resumes the run in `folder`."""
-    given = any(argument.partition("=")[0] == "--out" for argument in sys.argv)
-    arguments = sys.argv if given else [*sys.argv, "--out", str(folder)]
+    arguments = [argument for argument in sys.argv if argument != "--evaluate"]
+    if not any(argument.partition("=")[0] == "--out" for argument in arguments):
+        arguments += ["--out", str(folder)]
     return shlex.join(["uv", "run", *arguments])
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -44,7 +45,7 @@ class FromRun:
         """The run's folder, its experiment and command, the step of its newest checkpoint."""
         config = self._config
         return {
-            "folder": str(self.folder),
+            "folder": absolute(self.folder),
             "new": self.new,
             "step": self._saved.step,
             **{name: config.get(name) for name in ("experiment", "command", "commit")},
@@ -138,6 +139,12 @@ def from_run(folder: str | os.PathLike[str], new: str = "") -> FromRun:
         UserError: there is no run, or its leaves differ; the message names them.
     """
     return FromRun(os.fspath(folder), new)
+
+
+def absolute(folder: str) -> str:
+    """The path from the root, or the address of a bucket: the same for every spelling."""
+    path = folder_path(folder)
+    return str(path.resolve() if isinstance(path, Path) else path)
 
 
 def provenance(start: Start | None) -> Any:

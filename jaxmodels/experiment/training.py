@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from jax.experimental import multihost_utils
 
 from jaxmodels import report, tree
 from jaxmodels.errors import UserError
-from jaxmodels.experiment.bucket import CHECKPOINTS, Folder, Mirror, open_mirror
+from jaxmodels.experiment.bucket import CHECKPOINTS, Folder, Mirror, folder_path, open_mirror
 from jaxmodels.experiment.cost import compute_costs
 from jaxmodels.experiment.experiment import Experiment, trained_params
 from jaxmodels.experiment.files import RESULTS, write_json
@@ -47,9 +48,14 @@ class Outcome:
     folder: Folder
 
 
-def train(experiment: Experiment, options: Options, folder: Folder) -> Outcome:
-    """Set up the experiment and train it in `folder`."""
-    return run_setup(set_up(experiment, options), folder)
+def train(
+    experiment: Experiment, options: Options, folder: str | os.PathLike[str] | Folder
+) -> Outcome:
+    """Train the experiment in `folder`, as `run_setup` does; `options` are `Options()` or others.
+
+    `run` is this for the command line: it also makes the folder and its `config.json`.
+    """
+    return run_setup(set_up(experiment, options), folder_path(folder))
 
 
 def run_setup(setup: Setup, folder: Folder) -> Outcome:
@@ -83,9 +89,13 @@ def _run(setup: Setup, mirror: Mirror) -> Outcome:
         state = state if options.evaluate else run.fit(state, stop)
         metrics = {} if stop.number else run.metrics(state)
         checkpoints.wait()
+        if metrics:
+            checkpoints.add_metrics(int(state.step), report.single_values(metrics))
     if stop.number:
         mirror.copy()
-        if usage := recorder.record_cost():
+        if (usage := recorder.record_cost()) and options.evaluate:
+            print("stopped before everything was evaluated; nothing was saved")
+        elif usage:
             step, command = f"{int(state.step):,}", resume_command(folder)
             print(f"stopped and saved at step {step}; resume with\n  {command}")
             # Last: counting FLOPs takes a moment, which a preempted machine may not have.
@@ -185,11 +195,14 @@ class _Run(Setup):
         """How many parameters there are and are trained, on what, for how many steps."""
         count, first = tree.parameter_count(state.params), int(state.step)
         trained = tree.parameter_count(trainable_params(state.params, self.experiment.trainable))
+        where = f"on {self.mesh.size} x {self.mesh.devices.flat[0].device_kind}"
+        if self.options.evaluate:
+            return f"{count:,} parameters {where}, evaluated at step {first:,} of this run"
         return (
             f"{count:,} parameters"
             + (f", {trained:,} of them trained," if trained < count else "")
-            + f" on {self.mesh.size} x {self.mesh.devices.flat[0].device_kind}, "
-            f"{self.experiment.steps:,} steps" + (f", resumed at step {first:,}" if first else "")
+            + f" {where}, {self.experiment.steps:,} steps"
+            + (f", resumed at step {first:,}" if first else "")
         )
 
     def _new_state(self) -> State:

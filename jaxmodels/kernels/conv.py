@@ -120,6 +120,8 @@ def _kernel_gradient(
 ) -> Array:
     """Sum matrix products over chunks of the batch that stay in the cache while unfolded."""
     (B, H, W, C), (_, h, w, F) = x.shape, dy.shape
+    if not x.size or not dy.size:
+        return jnp.zeros((*size, C, F), x.dtype)
     n = _chunk(B, h * w * size[1] * C * x.dtype.itemsize)
     product = _by_taps if C < 8 else _by_shifts
 

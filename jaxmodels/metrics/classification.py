@@ -94,8 +94,9 @@ def classification_sums(
         "bin_confidence": jnp.where(member, confidence[:, None], 0.0).sum(axis=0),
     }
     if confusion:
-        cell = jnp.zeros((K, K), jnp.int32)
-        sums["confusion"] = cell.at[label, log_p.argmax(axis=-1)].add(mask.astype(jnp.int32))
+        row = jnp.where(label < 0, K, label)  # a label that is no class has no row
+        places = jnp.zeros((K, K), jnp.int32).at[row, log_p.argmax(axis=-1)]
+        sums["confusion"] = places.add(mask.astype(jnp.int32), mode="drop")
     return sums
 
 
@@ -122,8 +123,13 @@ def classification_metrics(totals: Totals, top: Sequence[int] = (5,)) -> Metrics
 
 
 def _rank(scores: Float[Array, "B K"], label: Array) -> Array:
-    """Count the classes before the label when sorted by score; NaN counts against the label."""
+    """Count the classes before the label when sorted by score.
+
+    NaN counts against the label, and all classes are before a label that is none.
+    """
+    is_class = (label >= 0) & (label < scores.shape[-1])
     own = jnp.take_along_axis(scores, label[:, None], axis=-1)
+    own = jnp.where(is_class[:, None], own, jnp.nan)
     lower = jnp.arange(scores.shape[-1])[None] < label[:, None]
     return (~(scores <= own) | ((scores == own) & lower)).sum(axis=-1)
 

@@ -8,6 +8,7 @@ checkpoint: `checkpoint_folder` adds that. A step's folder is plain Orbax, so
 import contextlib
 import logging
 import math
+import operator
 import os
 import warnings
 from collections.abc import Mapping
@@ -216,6 +217,13 @@ class Checkpoints:
         step = self._newest_intact() if which == "newest" else self._step(which)
         return SavedLeaves(step, self._folder.path(step), self._folder.read_record(step)["leaves"])
 
+    def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Add metrics to the record of a step that was saved without."""
+        self.wait()
+        run_on_process_0(
+            lambda: self._folder.add_metrics(step, metrics) if step in self.steps() else None
+        )
+
     def improves(self, metrics: Mapping[str, float]) -> bool:
         """Whether the metric `best` is better here than in all checkpoints; False without one."""
         best = self._best
@@ -226,8 +234,10 @@ class Checkpoints:
 
     def _newest_intact(self) -> int:
         found = self._folder.find_newest_intact()
+        if found["step"] is None and not found["reasons"]:
+            raise UserError(f"there is no checkpoint in {self._folder.folder}: no state was saved")
         if found["step"] is None:
-            raise self._damaged_error(found["reasons"] or ["there is none"])
+            raise self._damaged_error(found["reasons"])
         if found["reasons"]:
             warnings.warn(
                 f"skipped damaged checkpoints:\n{_format_lines(found['reasons'])}", stacklevel=4
@@ -237,11 +247,15 @@ class Checkpoints:
     def _step(self, which: str | int) -> int:
         best = self._folder.best(self.steps(), self._best, self._sign)
         step = best if which == "best" else which
-        if not isinstance(step, int):
-            raise UserError(
-                f"no checkpoint in {self._folder.folder} is {which!r}: expected 'newest', a step "
-                f"number, or 'best', for which their metrics must have {self._best!r}"
+        if isinstance(step, str) or step is None:
+            ranked = (
+                f"are ranked by {self._best!r}" if self._best else "have no metric to rank them"
             )
+            raise UserError(
+                f"no checkpoint in {self._folder.folder} is {which!r}: expected 'newest', 'best' "
+                f"or a step number; these checkpoints {ranked} (`Experiment.best`)"
+            )
+        step = operator.index(step)
         self._check_intact(step)
         return step
 

@@ -33,6 +33,12 @@ class CheckpointFolder:
                 f"no checkpoints can be kept in {self.folder}: Orbax takes {' and '.join(odd)} for "
                 "a pattern of names; choose a folder without"
             )
+        try:
+            str(self.folder).encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"no checkpoints can be kept in {os.fsencode(self.folder)!r}: not a UTF-8 name"
+            ) from None
         if in_bucket(self.folder):
             return  # A bucket has no folders; mkdir in gcsfs would create a bucket.
         try:
@@ -116,11 +122,15 @@ class CheckpointFolder:
     def prune(self, newest: int, keep: int, best: str | None, sign: int) -> None:
         """Delete all but the last `keep` and the one where `sign` times `best` is smallest.
 
-        Also deletes unfinished files of steps before `newest`.
+        One whose record is damaged may be the best: it is renamed. Unfinished files of steps before
+        `newest` are deleted as well.
         """
         steps = self.steps()
         kept = {*steps[-keep:], self.best(steps, best, sign)}
         for step in set(steps) - kept:
+            if self._metrics(step) is None:
+                self.move_aside(step)
+                continue
             self._record_path(step).unlink()
             self.path(step).rmtree()
         for name in self._names():
@@ -130,7 +140,7 @@ class CheckpointFolder:
 
     def best(self, steps: list[int], metric: str | None, sign: int) -> int | None:
         """The step where `sign` times the metric is smallest; None if none has it."""
-        values = {step: sign * self._metrics(step).get(metric, np.nan) for step in steps}
+        values = {step: sign * (self._metrics(step) or {}).get(metric, np.nan) for step in steps}
         finite = [step for step in steps if np.isfinite(values[step])]
         return min(finite, key=lambda step: values[step]) if finite else None
 
@@ -139,7 +149,15 @@ class CheckpointFolder:
         if not np.isfinite(value := sign * metrics.get(metric, np.nan)):
             return False
         best = self.best(self.steps(), metric, sign)
-        return best is None or bool(value < sign * self._metrics(best)[metric])
+        return best is None or bool(value < sign * self.read_record(best)["metrics"][metric])
+
+    def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Add the metrics to the record of `step` if it has none."""
+        record = self.read_record(step)
+        if not record["metrics"]:
+            checksums.write_checksummed_json(
+                self._record_path(step), {**record, "metrics": dict(metrics)}
+            )
 
     def format_free_space(self) -> str:
         """Free disk space as text."""
@@ -152,11 +170,12 @@ class CheckpointFolder:
             if name.startswith((f"{step}.orbax-checkpoint-tmp", f"{step}.json.partial")):
                 _remove(self.folder / name)
 
-    def _metrics(self, step: int) -> Mapping[str | None, float]:
+    def _metrics(self, step: int) -> Mapping[str | None, float] | None:
+        """The metrics in the record of `step`; None if that is damaged."""
         try:
             return self.read_record(step)["metrics"]
         except checksums.CorruptFileError:
-            return {}
+            return None
 
     def _record_path(self, step: int) -> epath.Path:
         return self.folder / f"{step}.json"

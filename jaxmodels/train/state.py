@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from jaxmodels.errors import UserError
 from jaxmodels.sharding import Rule, fsdp, sharding_tree
 from jaxmodels.train.trainable import Trainable, trainable_params
 from jaxmodels.typing import Key, Objective, Params
@@ -80,6 +81,12 @@ def _state_maker(
     example: Any,
     trainable: Trainable | None,
 ) -> Callable[[Key], State]:
+    if not isinstance(objective, Objective):
+        raise UserError(
+            "an objective has the methods init(key, batch) and __call__(params, collections, "
+            f"batch, key, step), see `jaxmodels.typing.Objective`; got {objective!r}"
+        )
+
     def make(key: Key) -> State:
         init_key, steps_key = jax.random.split(key)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), example)
