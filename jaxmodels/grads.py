@@ -101,14 +101,7 @@ def _accumulated(
     collections, carry = _split_carry(collections)
     carry, batch = jax.tree.map(lambda x: _split_rows(x, n), (carry, batch))
     parts = carry, batch, jax.random.split(key, n)
-
-    def weigh(_: None, part: Any) -> tuple[None, Any]:
-        own, *rest = part
-        return None, _weigh(fn, params, {**collections, **own}, *rest, step)
-
-    weights, coefficients = jax.lax.scan(weigh, None, parts)[1]
-    weights = jax.tree.map(lambda x: x.sum(axis=0), weights)
-    coefficients = jax.tree.map(lambda x: x[-1], coefficients)
+    weights, coefficients = _weigh_parts(fn, params, collections, parts, step)
     value_and_grad = grad(_loss_share(fn, weights))
 
     def one_part(collections: Any, part: Any) -> tuple[Any, Any, Any]:
@@ -135,6 +128,20 @@ def _accumulated(
     collections = {**collections, **jax.tree.map(_join_rows, own)}
     scalars = jax.tree.map(lambda x: x / n, scalars)
     return (loss, _joined_aux(collections, totals, weights, coefficients, scalars)), gradient
+
+
+def _weigh_parts(
+    fn: Callable[..., Any], params: Any, collections: Any, parts: Any, step: Any
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Weight of each term in all parts together, and its coefficient."""
+
+    def weigh(_: None, part: Any) -> tuple[None, Any]:
+        own, *rest = part
+        return None, _weigh(fn, params, {**collections, **own}, *rest, step)
+
+    weights, coefficients = jax.lax.scan(weigh, None, parts)[1]
+    weights = jax.tree.map(lambda x: x.sum(axis=0), weights)
+    return weights, jax.tree.map(lambda x: x[-1], coefficients)
 
 
 @dataclasses.dataclass(frozen=True)

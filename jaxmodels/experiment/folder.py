@@ -64,24 +64,7 @@ def open_folder(
     Raises:
         UserError: `--out` is not a folder, is not writable, is in use, or belongs to another run.
     """
-    config = {
-        "jaxmodels": jaxmodels.__version__,
-        "experiment": make.__name__,
-        "description": inspect.getdoc(inspect.getmodule(make)),
-        "published": to_json_types(dataclasses.asdict(experiment.published))
-        if experiment.published
-        else {},
-        "hyperparameters": to_json_types(hyperparameters),
-        "changed": to_json_types(changed_hyperparameters(make, hyperparameters, experiment)),
-        "metrics": {k: dataclasses.asdict(kind) for k, kind in experiment.metric_types.items()},
-        "best": experiment.best_metric,
-        "steps": experiment.steps,
-        "start": None,
-        "trainable": experiment.trainable if isinstance(experiment.trainable, str) else None,
-        "eval_params": getattr(experiment.eval_params, "__name__", None),
-        "options": to_json_types(dataclasses.asdict(options)),
-        **_describe_environment(),
-    }
+    config = _config(make, hyperparameters, experiment, options)
 
     def open_on_disk() -> str:
         if options.out is None:
@@ -103,6 +86,33 @@ def open_folder(
 
     # Only on process 0: clocks differ between processes, and so may what they find in the folder.
     return folder_path(run_on_process_0(open_on_disk))
+
+
+def _config(
+    make: Callable[..., Experiment],
+    hyperparameters: Mapping[str, Any],
+    experiment: Experiment,
+    options: Options,
+) -> dict[str, Any]:
+    """The content of the run's `config.json`; `start` is filled in later."""
+    return {
+        "jaxmodels": jaxmodels.__version__,
+        "experiment": make.__name__,
+        "description": inspect.getdoc(inspect.getmodule(make)),
+        "published": to_json_types(dataclasses.asdict(experiment.published))
+        if experiment.published
+        else {},
+        "hyperparameters": to_json_types(hyperparameters),
+        "changed": to_json_types(changed_hyperparameters(make, hyperparameters, experiment)),
+        "metrics": {k: dataclasses.asdict(kind) for k, kind in experiment.metric_types.items()},
+        "best": experiment.best_metric,
+        "steps": experiment.steps,
+        "start": None,
+        "trainable": experiment.trainable if isinstance(experiment.trainable, str) else None,
+        "eval_params": getattr(experiment.eval_params, "__name__", None),
+        "options": to_json_types(dataclasses.asdict(options)),
+        **_describe_environment(),
+    }
 
 
 def _start_of(previous: Mapping[str, Any] | None, experiment: Experiment, options: Options) -> Any:
