@@ -222,6 +222,23 @@ def test_precision_does_not_round_what_a_likelihood_is_of():
         np.testing.assert_allclose(loss, exact, rtol=1e-6)
 
 
+def test_remat_reaches_blocks_in_tuples_and_dicts():
+    class Block(nn.Module):
+        remat: object = None
+
+    class Whole(nn.Module):
+        blocks: object
+        named: object
+        width: int = 3
+
+    policy = adapters.POLICIES["full"]
+    found = adapters.remat(Whole((Block(), Block()), {"a": Block(), "b": 1}), policy)
+    assert isinstance(found, Whole)
+    assert [block.remat for block in found.blocks] == [policy, policy]
+    assert found.named["a"].remat is policy
+    assert (found.named["b"], found.width) == (1, 3)
+
+
 def test_remat_reaches_the_stacks_of_a_model_made_of_modules():
     policy = adapters.POLICIES["full"]
     for model, paths in (

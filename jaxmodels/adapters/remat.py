@@ -47,8 +47,9 @@ class Remat(Adapter):
 def remat(model: Model, policy: Policy) -> Model:
     """The model with rematerialisation: of one block at a time where it has fields `remat`.
 
-    Such fields are set in the model and in all modules that are its attributes, such as the stacks
-    of an encoder and a decoder. A model without any is wrapped in `Remat`.
+    Such fields are set in the model and in all modules that are its attributes, or in tuples and
+    dicts that are, such as the stacks of an encoder and a decoder. A model without any is wrapped
+    in `Remat`.
     """
     inner = _with_field(model, policy) if isinstance(model, nn.Module) else None
     return Remat(model, policy) if inner is None else inner
@@ -58,9 +59,12 @@ def _with_field(module: nn.Module, policy: Policy) -> nn.Module | None:
     """A copy with every field `remat` set; None where there is no such field."""
     changes: dict[str, Any] = {}
     for name in module.__dataclass_fields__.keys() - {"parent"}:
-        value = getattr(module, name)
         if name == "remat":
             changes[name] = policy
-        elif isinstance(value, nn.Module) and (inner := _with_field(value, policy)) is not None:
-            changes[name] = inner
+            continue
+        parts, structure = jax.tree.flatten(getattr(module, name))
+        inner = [_with_field(x, policy) if isinstance(x, nn.Module) else None for x in parts]
+        if any(x is not None for x in inner):
+            found = [x if new is None else new for x, new in zip(parts, inner, strict=True)]
+            changes[name] = jax.tree.unflatten(structure, found)
     return module.clone(**changes) if changes else None
