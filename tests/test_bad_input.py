@@ -91,6 +91,15 @@ def test_out_that_is_not_writable(capsys, tmp_path):
     assert f"--out {tmp_path} is not writable" in refused(capsys, tiny, "--out", tmp_path)
 
 
+def test_checkpoints_that_are_not_writable(capsys, tmp_path, monkeypatch):
+    (tmp_path / "checkpoints").mkdir()
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: "checkp" not in str(path))
+    words = refused(capsys, tiny, "--out", tmp_path)
+    monkeypatch.setattr(os, "access", access)
+    assert f"--out {tmp_path / 'checkpoints'} is not writable" in words
+
+
 def test_out_with_other_things_in_it(capsys, tmp_path):
     (tmp_path / "thesis.tex").touch()
     assert "is not empty and holds no config.json" in refused(capsys, tiny, "--out", tmp_path)

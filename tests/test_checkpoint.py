@@ -406,7 +406,9 @@ class TestDamage:
         assert any(re.search(reason, line) for line in restored.rejected)
         assert again.step == 300
         assert again.rejected == []
-        assert any(path.name.startswith("300.damaged") for path in tmp_path.iterdir())
+        left = [path.name for path in tmp_path.iterdir() if path.name.startswith("300.")]
+        # What was never completed goes once the step is.
+        assert left == ["300.json"] if damage is remove_record else "300.damaged" in str(left)
 
     @pytest.mark.parametrize("damage", [d for d in DAMAGES if d is not remove_record])
     def test_none_is_good(self, tmp_path, state, damage):
@@ -448,7 +450,7 @@ class TestDamage:
             assert checkpoints.restore_latest(like(state)).step == 100
             checkpoints.save(300, state)
         names = sorted(path.name for path in tmp_path.iterdir())
-        assert names == ["100", "100.json", "170.damaged", "300", "300.json"]
+        assert names == ["100", "100.json", "300", "300.json"]
 
 
 def big(step):

@@ -201,10 +201,11 @@ def _make_folder(folder: Folder) -> None:
         ) from None
     except OSError as error:
         raise UserError(f"--out {folder} cannot be created: {error.strerror}") from None
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(
-            f"--out {folder} is not writable; choose another folder or change its rights"
-        )
+    for place in (folder, folder / CHECKPOINTS):
+        if place.exists() and not os.access(place, os.W_OK | os.X_OK):
+            raise UserError(
+                f"--out {place} is not writable; choose another folder or change its rights"
+            )
 
 
 def _load_config_of_same_run(

@@ -182,7 +182,8 @@ class Checkpoints:
         """Restore the newest undamaged checkpoint; None if there is no complete one.
 
         `like` is the state as `ShapeDtypeStruct`s with the desired shardings. Damaged newer
-        checkpoints are renamed (`300.damaged`), never deleted, once an older one is restored.
+        checkpoints are renamed (`300.damaged`), never deleted, once an older one is restored;
+        incomplete ones (`300.incomplete`) are deleted once their step is saved.
         Raises `DamagedCheckpoints` if all are damaged, `StateDiffers` if the good one holds
         another state.
         """

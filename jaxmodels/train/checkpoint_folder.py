@@ -18,6 +18,7 @@ from jaxmodels.errors import UserError
 from jaxmodels.train import checksums
 
 _UNFINISHED = re.compile(r"(\d+)(\.orbax-checkpoint-tmp.*|\.json\.partial)?")
+_INCOMPLETE = re.compile(r"(\d+)\.incomplete(-\d+)?")
 
 _PATTERN_CHARACTERS = "*?[]\\"
 
@@ -103,14 +104,18 @@ class CheckpointFolder:
         self.move_aside(step)
 
     def move_aside(self, step: int) -> None:
-        """Rename the files of `step` to `300.damaged`, or `300.damaged-2` and so on."""
+        """Rename the files of `step` to `300.damaged`, or `300.damaged-2` and so on.
+
+        Without a record they are `300.incomplete`, which `prune` deletes once the step is complete.
+        """
         names, number = self._names(), 1
-        while {_damaged(step, number), _damaged(step, number) + ".json"} & names:
+        kind = "damaged" if f"{step}.json" in names else "incomplete"
+        while {_aside(step, kind, number), _aside(step, kind, number) + ".json"} & names:
             number += 1
         # The folder first: if killed in between, the record still shows the damage.
         for suffix in ("", ".json"):
             if f"{step}{suffix}" in names:
-                target = self.folder / f"{_damaged(step, number)}{suffix}"
+                target = self.folder / f"{_aside(step, kind, number)}{suffix}"
                 (self.folder / f"{step}{suffix}").rename(target)
 
     def discard(self, step: int) -> None:
@@ -136,6 +141,9 @@ class CheckpointFolder:
         for name in self._names():
             left = _UNFINISHED.fullmatch(name)
             if left and int(left[1]) < newest and int(left[1]) not in kept:
+                _remove(self.folder / name)
+            aside = _INCOMPLETE.fullmatch(name)
+            if aside and int(aside[1]) <= newest:
                 _remove(self.folder / name)
 
     def best(self, steps: list[int], metric: str | None, sign: int) -> int | None:
@@ -199,8 +207,8 @@ def in_bucket(folder: epath.Path) -> bool:
     return "://" in os.fspath(folder)
 
 
-def _damaged(step: int, number: int) -> str:
-    return f"{step}.damaged" + (f"-{number}" if number > 1 else "")
+def _aside(step: int, kind: str, number: int) -> str:
+    return f"{step}.{kind}" + (f"-{number}" if number > 1 else "")
 
 
 def _remove(path: epath.Path) -> None:
