@@ -214,6 +214,8 @@ def _split_rows(x: Array, n: int) -> Array:
     Neighbouring rows are on one device, so each device keeps its share of every part, without
     communication.
     """
+    if not jnp.ndim(x):
+        raise UserError("a field of the batch is a single number; expected a row for each example")
     if x.shape[0] % n:
         raise UserError(
             f"a batch of {x.shape[0]} cannot be split into {n} equal parts; "

@@ -444,3 +444,10 @@ def test_accumulated_gradients_of_bfloat16_params_are_summed_in_float32():
 def test_parts_are_a_whole_number(n):
     with pytest.raises(UserError, match="expected at least 1 part"):
         grads.accumulate(n)
+
+
+def test_a_field_without_rows_cannot_be_split():
+    objective, batch = objectives.classification(MLP((4,))), labelled()
+    params, _ = objective.init(KEY, batch)
+    with pytest.raises(UserError, match="a field of the batch is a single number"):
+        grads.accumulate(2)(objective, has_aux=True)(params, {}, {**batch, "n": jnp.ones(())}, KEY)

@@ -599,6 +599,16 @@ def test_results_are_json_even_where_they_are_not_finite(tmp_path):
     np.testing.assert_array_equal(found["table"], values["table"])
 
 
+def test_damaged_files_of_a_run_are_named(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("results.json", "config.json"):
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match=r"results\.json is not a file that a run has written"):
+        experiment.results(tmp_path)
+    with pytest.raises(UserError, match=r"config\.json is not a file that a run has written"):
+        experiment.params(tmp_path, which="best")
+
+
 def test_a_finished_run_of_another_command_is_not_reproduced(tmp_path):
     reproduce = runpy.run_path(str(Path(__file__).parents[1] / "scripts" / "reproduce.py"))
     write_json(tmp_path / "config.json", {"command": f"mlp.py --steps 5 --out {tmp_path}"})

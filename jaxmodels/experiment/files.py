@@ -26,7 +26,7 @@ def results(folder: str | os.PathLike[str]) -> dict[str, Any]:
     path = folder_path(folder) / RESULTS
     if not path.exists():
         raise UserError(f"{folder} holds no {RESULTS}: not the folder of a finished run")
-    return {name: _metric(value) for name, value in json.loads(path.read_text()).items()}
+    return {name: _metric(value) for name, value in _read_json(path).items()}
 
 
 def params(
@@ -52,7 +52,7 @@ def params(
         )
     metric, higher = None, False
     if which == "best":
-        config = json.loads((folder_path(folder) / CONFIG).read_text())
+        config = _read_json(folder_path(folder) / CONFIG)
         metric = config.get("best")
         higher = metric is not None and bool(config["metrics"][metric]["higher_is_better"])
     opened = Checkpoints(checkpoints, best=metric, minimize=not higher).open(which)
@@ -67,6 +67,13 @@ def check_version(config: Mapping[str, Any], folder: Any) -> None:
             f"since 0.2, so {jaxmodels.__version__} cannot resume or read it: use the version "
             "that wrote it, or train again in another folder"
         )
+
+
+def _read_json(path: Folder) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError:
+        raise UserError(f"{path} is not a file that a run has written: empty or damaged") from None
 
 
 def _metric(value: Any) -> Any:
