@@ -40,7 +40,7 @@ def python(*arguments, folder):
 
 def test_the_readmes_python_runs(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     script = ROOT / "experiments" / "mlp_mnist.py"
     small = "--dataset digits --steps 2 --widths 16 --batch-size 8 --out runs/lenet"
     python(script, *small.split(), folder=tmp_path)
