@@ -481,3 +481,10 @@ def test_a_dollar_in_a_name_is_no_formula():
     drawn = chart([Line("a$b_{$x", np.arange(3), np.arange(3.0))], "price in $, or $_")
     assert "a$b_{$x" in drawn
     assert "price in $, or $_" in drawn
+
+
+def test_without_published_values_there_are_no_columns_for_them():
+    results = report.Results({"test/error": 0.1}, {"test/error": Metric("%", higher_is_better=False)})
+    assert "published" not in report.comparison(results).html
+    assert "difference" not in report.comparison(results).html
+    assert "published" not in report.summary(results, "runs/a")

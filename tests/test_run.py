@@ -640,3 +640,9 @@ def test_an_evaluation_that_is_stopped_has_saved_nothing(tmp_path, capsys, monke
     assert caught.value.code == 143
     assert "stopped before everything was evaluated; nothing was saved" in capsys.readouterr().out
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+def test_the_page_of_a_script_without_a_docstring_has_a_title(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[tiny.__module__], "__doc__", None)
+    outcome, _ = quietly(tiny, "--evaluate", "--out", tmp_path / "run")
+    assert "<title>tiny" in (outcome.folder / "report.html").read_text()

@@ -28,7 +28,7 @@ def write_page(
     config = json.loads((folder / CONFIG).read_text())
     results = _results(experiment, metrics, config)
     config.pop("metrics", None)  # units, which the page already writes beside each value
-    title, _, subtitle = (config.pop("description", None) or "").partition("\n")
+    title, _, subtitle = (config.pop("description", None) or config["experiment"]).partition("\n")
     sections = report.sections(
         [
             ("Result", lambda: [report.comparison(results)]),

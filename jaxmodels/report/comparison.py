@@ -16,7 +16,10 @@ def comparison(results: Results) -> Section:
     """
     rows = [_row(results, name) for name in {**results.targets, **results.values}]
     head = ("metric", "measured", "", results.label, "difference", "")
-    text = _sentence(results) + table(head, rows, numbers=(1, 3, 4))
+    columns = len(head) if results.targets else 3
+    numbers = tuple(n for n in (1, 3, 4) if n < columns)
+    shown = table(head[:columns], [row[:columns] for row in rows], numbers=numbers)
+    text = _sentence(results) + shown
     source = results.published.source if results.published else ""
     notes = [*results.notes, *([f"{results.label.capitalize()}: {source}."] if source else [])]
     if any("±" in row[2] for row in rows):

@@ -108,7 +108,8 @@ def summary(
     resume: str | None = None,
 ) -> str:
     """What is printed when a run has ended; `resume` is the command that resumes it."""
-    rows = [("", "measured", results.label, ""), *(_row(results, n) for n in results.values)]
+    label = results.label if results.targets else ""
+    rows = [("", "measured", label, ""), *(_row(results, n) for n in results.values)]
     missing = [n for n in results.targets if n not in results.values]
     rows += [(n, "-", results.format(n, results.targets[n]), "") for n in missing]
     places = {"folder": folder, "page": page, "resume": resume}
