@@ -72,8 +72,9 @@ def open_folder(
         else:
             folder = folder_path(options.out)
             _make_folder(folder)
+        _check_is_run_folder(folder, experiment.files)
         held.enter_context(_locked(folder))
-        previous = _load_config_of_same_run(folder, config, experiment.files)
+        previous = _load_config_of_same_run(folder, config)
         config["start"] = _start_of(previous, experiment, options)
         if previous and (changed := _changed_versions(previous, config)):
             config["started_with"] = changed
@@ -208,21 +209,24 @@ def _make_folder(folder: Folder) -> None:
             )
 
 
-def _load_config_of_same_run(
-    folder: Folder, config: Mapping[str, Any], files: Iterable[str]
-) -> dict[str, Any] | None:
-    """The config of the run to resume; None if the folder is new or has no checkpoint yet.
+def _check_is_run_folder(folder: Folder, files: Iterable[str]) -> None:
+    """Raise `UserError` for a folder with things in it, but no config.
 
     `files` are the run's own, which are written before the config.
     """
+    written = {CONFIG, *files}
+    own = {LOCK, *written, *(partial_path(Path(name)).name for name in written)}
+    if not (folder / CONFIG).exists() and list_names(folder) - own:
+        raise UserError(
+            f"--out {folder} is not empty and holds no {CONFIG}: not the folder of a run; "
+            "choose a new one"
+        )
+
+
+def _load_config_of_same_run(folder: Folder, config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The config of the run to resume; None if the folder is new or has no checkpoint yet."""
     path = folder / CONFIG
     if not path.exists():
-        written = {CONFIG, *files}
-        if list_names(folder) - {LOCK, *written, *(partial_path(Path(n)).name for n in written)}:
-            raise UserError(
-                f"--out {folder} is not empty and holds no {CONFIG}: not the folder of a run; "
-                "choose a new one"
-            )
         return None
     if is_empty(path, "its settings are not compared with this run's"):
         return None
