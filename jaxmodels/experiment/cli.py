@@ -5,7 +5,6 @@ import dataclasses
 import errno
 import functools
 import inspect
-import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +25,7 @@ from jaxmodels.experiment.folder import open_folder
 from jaxmodels.experiment.malloc import keep_freed_memory
 from jaxmodels.experiment.options import Options
 from jaxmodels.experiment.setup import Setup, set_up
-from jaxmodels.experiment.signals import abort_with_peers
+from jaxmodels.experiment.signals import abort_with_peers, print_nowhere
 from jaxmodels.experiment.training import Outcome, run_setup
 from jaxmodels.train import Diverged
 from jaxmodels.train.checkpoint import SaveFailed
@@ -75,7 +74,7 @@ def run(make: Callable[..., Experiment], argv: Sequence[str] | None = None) -> O
         raise SystemExit(print_error(error, status=2)) from None
     except BrokenPipeError:
         # Python would complain once more when it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print_nowhere(sys.stdout.fileno())
         raise SystemExit(128 + signal.SIGPIPE) from None
     except OSError as error:
         if error.errno not in (*DISK_FULL, *NO_RIGHT):

@@ -5,7 +5,6 @@ import dataclasses
 import datetime
 import importlib.metadata
 import inspect
-import itertools
 import json
 import os
 import platform
@@ -34,8 +33,9 @@ from jaxmodels.experiment.files import (
     write_text,
 )
 from jaxmodels.experiment.options import Options
-from jaxmodels.experiment.start import absolute, provenance
+from jaxmodels.experiment.start import provenance
 from jaxmodels.train.collective import run_on_process_0
+from jaxmodels.train.paths import absolute
 
 LOCK = ".lock"
 """The file whose lock a running process holds."""
@@ -122,12 +122,17 @@ def _start_of(previous: Mapping[str, Any] | None, experiment: Experiment, option
         return to_json_types(provenance(experiment.start))
     start = previous.get("start")
     began = start.get("folder") if isinstance(start, dict) else None
-    if options.start is not None and (began is None or absolute(options.start) != absolute(began)):
+    if options.start is not None and not (began and _same(options.start, began)):
         raise UserError(
             f"this run has started from {began or 'initial params'}, not from {options.start}; "
             "give the same --start (or none) to resume it, or another --out for a new run"
         )
     return start
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two spellings are of one folder."""
+    return absolute(folder_path(one)) == absolute(folder_path(other))
 
 
 def changed_hyperparameters(
@@ -161,14 +166,17 @@ def resume_command(folder: Folder) -> str:
 
 def _new_folder(parent: Path) -> Path:
     """A folder named after the time, which no other run has made."""
+    _make_folder(parent)
     now = f"{datetime.datetime.now():%Y%m%d-%H%M%S}"
-    for number in itertools.count(1):
-        folder = parent / (now if number == 1 else f"{now}-{number}")
-        _make_folder(parent)
-        with contextlib.suppress(FileExistsError):
+    folder, number = parent / now, 1
+    while True:
+        try:
             folder.mkdir()
+        except FileExistsError:
+            number += 1
+            folder = parent / f"{now}-{number}"
+        else:
             return folder
-    raise AssertionError  # count has no end
 
 
 @contextlib.contextmanager

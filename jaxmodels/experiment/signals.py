@@ -110,12 +110,16 @@ def _send_sigterm(signum: int, frame: FrameType | None) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _leave_terminal() -> None:
-    """Print nowhere instead of on a closed terminal, where printing fails."""
+def print_nowhere(*descriptors: int) -> None:
+    """Discard what is printed there, where printing would fail."""
     with open(os.devnull, "wb") as nowhere:
-        for number in (1, 2):
-            if os.isatty(number):
-                os.dup2(nowhere.fileno(), number)
+        for descriptor in descriptors:
+            os.dup2(nowhere.fileno(), descriptor)
+
+
+def _leave_terminal() -> None:
+    """Print nowhere instead of on a closed terminal."""
+    print_nowhere(*filter(os.isatty, (1, 2)))
 
 
 @contextlib.contextmanager

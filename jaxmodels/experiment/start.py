@@ -6,7 +6,6 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,6 +16,7 @@ from jaxmodels.experiment.bucket import CHECKPOINTS, folder_path
 from jaxmodels.experiment.files import CONFIG, check_version
 from jaxmodels.train import State
 from jaxmodels.train.checkpoint import Checkpoints, SavedLeaves
+from jaxmodels.train.paths import absolute
 from jaxmodels.typing import CARRY
 
 AVERAGED = "averaged"
@@ -45,7 +45,7 @@ class FromRun:
         """The run's folder, its experiment and command, the step of its newest checkpoint."""
         config = self._config
         return {
-            "folder": absolute(self.folder),
+            "folder": str(absolute(folder_path(self.folder))),
             "new": self.new,
             "step": self._saved.step,
             **{name: config.get(name) for name in ("experiment", "command", "commit")},
@@ -139,12 +139,6 @@ def from_run(folder: str | os.PathLike[str], new: str = "") -> FromRun:
         UserError: there is no run, or its leaves differ; the message names them.
     """
     return FromRun(os.fspath(folder), new)
-
-
-def absolute(folder: str) -> str:
-    """The path from the root, or the address of a bucket: the same for every spelling."""
-    path = folder_path(folder)
-    return str(path.resolve() if isinstance(path, Path) else path)
 
 
 def provenance(start: Start | None) -> Any:

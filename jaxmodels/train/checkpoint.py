@@ -26,8 +26,9 @@ from orbax.checkpoint import v1 as orbax
 
 from jaxmodels.errors import UserError
 from jaxmodels.train import leaves
-from jaxmodels.train.checkpoint_folder import CheckpointFolder, in_bucket
+from jaxmodels.train.checkpoint_folder import CheckpointFolder
 from jaxmodels.train.collective import raise_on_all, run_on_process_0
+from jaxmodels.train.paths import in_bucket
 
 _MAX_LINES = 20
 

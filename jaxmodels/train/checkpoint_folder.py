@@ -16,6 +16,7 @@ from etils import epath
 
 from jaxmodels.errors import UserError
 from jaxmodels.train import checksums
+from jaxmodels.train.paths import absolute, in_bucket
 
 _UNFINISHED = re.compile(r"(\d+)(\.orbax-checkpoint-tmp.*|\.json\.partial)?")
 _INCOMPLETE = re.compile(r"(\d+)\.incomplete(-\d+)?")
@@ -28,7 +29,7 @@ class CheckpointFolder:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         """`folder` is a path or an address such as `gs://bucket/run`."""
-        self.folder = _absolute(folder)
+        self.folder = absolute(folder)
         if odd := sorted(set(_PATTERN_CHARACTERS) & set(str(self.folder))):
             raise UserError(
                 f"no checkpoints can be kept in {self.folder}: Orbax takes {' and '.join(odd)} for "
@@ -195,16 +196,6 @@ class CheckpointFolder:
             if in_bucket(self.folder):
                 return set()
             raise
-
-
-def _absolute(folder: str | os.PathLike[str]) -> epath.Path:
-    path = epath.Path(folder)
-    return path if in_bucket(path) else path.resolve()
-
-
-def in_bucket(folder: epath.Path) -> bool:
-    """Whether it is an address, such as `gs://bucket/run`, and no path."""
-    return "://" in os.fspath(folder)
 
 
 def _aside(step: int, kind: str, number: int) -> str:

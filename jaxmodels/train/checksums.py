@@ -15,6 +15,8 @@ from typing import Any
 
 from etils import epath
 
+from jaxmodels.train.paths import in_bucket
+
 BLOCK = 64 << 20
 """Bytes per checksum; part of the file format."""
 _CHUNK = 1 << 20
@@ -84,7 +86,7 @@ def _list_files(folder: epath.Path, prefix: str = "") -> Iterator[str]:
 
 def _size(path: epath.Path) -> int | None:
     try:
-        if "://" in os.fspath(path):
+        if in_bucket(path):
             found = path.stat()
             return None if found.is_directory else found.length
         # Not epath's `stat`, which asks for the owner's name: a container's user may have none.
