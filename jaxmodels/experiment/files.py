@@ -26,7 +26,7 @@ def results(folder: str | os.PathLike[str]) -> dict[str, Any]:
     path = folder_path(folder) / RESULTS
     if not path.exists():
         raise UserError(f"{folder} holds no {RESULTS}: not the folder of a finished run")
-    return {name: _metric(value) for name, value in _read_json(path).items()}
+    return {name: _metric(value) for name, value in read_json(path).items()}
 
 
 def params(
@@ -52,7 +52,7 @@ def params(
         )
     metric, higher = None, False
     if which == "best":
-        config = _read_json(folder_path(folder) / CONFIG)
+        config = read_json(folder_path(folder) / CONFIG)
         metric = config.get("best")
         higher = metric is not None and bool(config["metrics"][metric]["higher_is_better"])
     opened = Checkpoints(checkpoints, best=metric, minimize=not higher).open(which)
@@ -69,18 +69,19 @@ def check_version(config: Mapping[str, Any], folder: Any) -> None:
         )
 
 
-def _read_json(path: Folder) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except ValueError:
-        raise UserError(f"{path} is not a file that a run has written: empty or damaged") from None
-
-
 def _metric(value: Any) -> Any:
     if isinstance(value, list):
         array = np.asarray(value)
         return array.astype(float) if array.dtype == object else array  # None is NaN
     return float("nan") if value is None else value
+
+
+def read_json(path: Folder, remedy: str = "it is empty or damaged") -> Any:
+    """Read a JSON file of a run; raises `UserError`, which ends with `remedy`, for another one."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError:
+        raise UserError(f"{path} is not a file that a run has written; {remedy}") from None
 
 
 def is_empty(path: Folder, consequence: str) -> bool:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -13,7 +12,7 @@ import jax
 from jaxmodels import tree
 from jaxmodels.errors import UserError
 from jaxmodels.experiment.bucket import CHECKPOINTS, folder_path
-from jaxmodels.experiment.files import CONFIG, check_version
+from jaxmodels.experiment.files import CONFIG, check_version, read_json
 from jaxmodels.train import State
 from jaxmodels.train.checkpoint import Checkpoints, SavedLeaves
 from jaxmodels.train.paths import absolute
@@ -98,15 +97,11 @@ class FromRun:
     def _config(self) -> dict[str, Any]:
         path = folder_path(self.folder) / CONFIG
         try:
-            config = json.loads(path.read_text())
+            config = read_json(path, "give the folder of a run")
         except (FileNotFoundError, NotADirectoryError):
             raise UserError(
                 f"--start {self.folder}: no run is there (no {CONFIG}); expected the folder of "
                 "another run"
-            ) from None
-        except ValueError:
-            raise UserError(
-                f"{path} is not a file that a run has written; give the folder of a run"
             ) from None
         check_version(config, self.folder)
         return config
